@@ -19,6 +19,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import logging
 import math
 import os
 import statistics
@@ -63,10 +64,10 @@ class Config:
     method: tuple = option(str, "what to run: zero-shot (no training: each head and their mixture), erm (default head alone), "
                            "wrm (concept head alone on core targets), drm (both), dual (both on the labels: no WRM), flyp "
                            "(FLYP as released: one text an image, all other texts negatives)", many=True, choices=METHODS)
-    lam: float = option(float, "lambda, the weight of WRM against ERM in drm and dual; 0 is ERM, inf is WRM", 1.0, low=0)
+    lam: float = option(float, "lambda, the weight of WRM against ERM in drm and dual", 1.0, low=0, high=1e6)
     beta: float = option(float, "weight of the default head at inference, where there are two; 1 / (1 + lambda) if left out",
                          low=0, high=1)
-    sweep: tuple = option(float, "further lambdas for drm: the trade-off curve", (), many=True, low=0)
+    sweep: tuple = option(float, "further lambdas for drm: the trade-off curve", (), many=True, low=0, high=1e6)
     alpha: tuple = option(float, "WiSE-FT: evaluate (1 - alpha) * zero-shot weights + alpha * fine-tuned ones", (1.0,),
                           many=True, low=0, high=1)
     core_targets: str = option(str, "the estimate of p_c(y | x)", choices=CORE_TARGETS)
@@ -76,8 +77,8 @@ class Config:
                         low=1, high=1000)
     epochs: int = option(int, "passes over the training images", low=1, high=10**6)
     batch_size: int = option(int, "images a step", low=1, high=10**6)
-    lr: float = option(float, "peak learning rate of AdamW: a tenth of the run warms up, then a cosine to 0", low=0)
-    weight_decay: float = option(float, "weight decay of AdamW, on matrices only", low=0)
+    lr: float = option(float, "peak learning rate of AdamW: a tenth of the run warms up, then a cosine to 0", low=0, high=1e9)
+    weight_decay: float = option(float, "weight decay of AdamW, on matrices only", low=0, high=1e6)
     model: str = option(str, "an open_clip model: ViT-B-16, local-dir:FOLDER, hf-hub:OWNER/NAME, ...")
     pretrained: str = option(str, "the tag of its weights, such as openai, or a file; for names without a schema")
     descriptions: str = option(str, "JSON file of concept descriptions")
@@ -92,6 +93,7 @@ class Config:
             if value is None:
                 continue
             if f.metadata["many"]:
+                value = (value,) if isinstance(value, (str, int, float)) else value
                 value = tuple(dict.fromkeys(_checked(v, name, **f.metadata) for v in value))
             else:
                 value = _checked(value, name, **f.metadata)
@@ -106,11 +108,13 @@ class Config:
 def _checked(value, name, kind, choices, low, high, **_):
     if choices and value not in choices:
         raise BadInput(f"{name} {value}: unknown; allowed: {', '.join(choices)}")
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind is str and not isinstance(value, str) or kind is not str and not (
-            number and low <= value <= high and kind(value) == value):
-        what = {str: "a text", int: "a whole number", float: "a number"}[kind]
-        raise BadInput(f"{name} {value}: must be {what}" + ("" if kind is str else f" from {low} to {high}"))
+    if kind is str:
+        ok, allowed = isinstance(value, str) and value != "", "a text"
+    else:  # a whole number will do for a float; True is no number, and NaN is in no range
+        ok = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high and kind(value) == value
+        allowed = f"{'a whole number' if kind is int else 'a number'} from {low:g} to {high:g}"
+    if not ok:
+        raise BadInput(f"{name} {value}: must be {allowed}")
     return kind(value)
 
 
@@ -218,11 +222,14 @@ def load_clip(model, pretrained=None, device="cpu"):
         if not (folder / "open_clip_config.json").is_file():
             raise BadInput(f"--model {model}: no open_clip_config.json there; allowed: a folder that open_clip saved")
         model = f"local-dir:{folder}"
+    logging.disable(logging.CRITICAL)  # what matters of open_clip's log is said by the exception
     try:
         clip = open_clip.create_model(model, pretrained, require_pretrained=True, device=device)
         tokenizer = open_clip.get_tokenizer(model)
-    except (RuntimeError, ValueError, OSError) as e:
-        raise BadInput(f"--model {model}: open_clip cannot load it: {str(e).splitlines()[0][:300]}") from None
+    except Exception as e:  # damaged weights, another shape, no network: open_clip, safetensors and the hub raise many kinds
+        raise BadInput(f"--model {model}: open_clip cannot load it: {str(e)[:300]}") from None
+    finally:
+        logging.disable(logging.NOTSET)
     return clip.float().eval(), tokenizer
 
 
@@ -234,13 +241,13 @@ class Texts(NamedTuple):
         return Texts(self.tokens.to(device), self.owner.to(device))
 
 
-def tokenize(tokenizer, texts):
+def tokenize(tokenizer, texts, source="texts"):
     """Lists of texts, one list a class -> Texts. A text longer than the context would be cut without a word: BadInput."""
     flat = [(text, c) for c, of_class in enumerate(texts) for text in of_class]
     for text, _ in flat:
         n = len(tokenizer.encode(text)) + 2  # start and end token
         if n > tokenizer.context_length:
-            raise BadInput(f"text of {n} tokens: {text[:60]!r}...; this model reads {tokenizer.context_length} at most")
+            raise BadInput(f"{source}: a text of {n} tokens, {text[:60]!r}...; this model reads {tokenizer.context_length} at most")
     return Texts(tokenizer([text for text, _ in flat]), torch.tensor([c for _, c in flat]))
 
 
@@ -480,14 +487,16 @@ def evaluate(model, data, default_texts, concept_texts, betas):
 def run(config, out=None):
     """Everything a config asks for -> {"config", "about", "results"}, ready for JSON. Raises BadInput.
 
-    results: one row for each method, seed, lambda and alpha. lam is null for zero-shot (no training) and wrm (infinite).
+    results: one row for each method, seed, lambda and alpha; lam is null for zero-shot (no training) and wrm (infinite).
+    Each row tells how good its core targets are: what they give the true class on average, and KL(oracle || targets) in nats.
     `out`, a folder, is made and tried before the first step, so that no training is lost to it.
     """
     device = pick_device(config.device)
     zero_shot, tokenizer = load_clip(config.model, config.pretrained, device)
     data = load_data(config, config.seed)
     default_texts = tokenize(tokenizer, [[data.template.format(name)] for name in data.classes.values()]).to(device)
-    concept_texts = tokenize(tokenizer, load_descriptions(config.descriptions, data.classes)).to(device)
+    concept_texts = tokenize(tokenizer, load_descriptions(config.descriptions, data.classes),
+                             f"--descriptions {config.descriptions}").to(device)
     lams = tuple(dict.fromkeys((config.lam, *config.sweep)))
     plan = {  # method -> (lambda, core targets, form of the loss) of each of its trainings
         "zero-shot": [], "erm": [(0.0, "onehot", config.loss)], "wrm": [(math.inf, config.core_targets, config.loss)],
@@ -498,22 +507,28 @@ def run(config, out=None):
     if out is not None:
         make_folder(out)
 
+    with torch.no_grad():
+        concept_head, scale = build_head(zero_shot, concept_texts), logit_scale(zero_shot)
+    betas = dict.fromkeys((1.0, 0.0, config.beta_of(1.0)))  # of zero-shot: each head and their mixture
     rows = []
     trainings = config.seeds * sum(len(plan[m]) for m in config.method)
     steps = trainings * config.epochs * steps_per_epoch(len(data.train.labels), config.batch_size)
     with tqdm(total=steps, unit="step", mininterval=0.5, disable=not steps) as progress:
         for seed in range(config.seed, config.seed + config.seeds):
             data = data if seed == config.seed else load_data(config, seed)
-            features = encode_images(zero_shot, data.train)
+            features, labels = encode_images(zero_shot, data.train), data.train.labels.to(device)
             for method in config.method:
                 if method == "zero-shot":
-                    for result in evaluate(zero_shot, data, default_texts, concept_texts, (1.0, 0.0, config.beta_of(1.0))):
-                        rows.append(dict(method=method, seed=seed, lam=None, alpha=0.0, seconds=0.0) | result)
+                    for result in evaluate(zero_shot, data, default_texts, concept_texts, betas):
+                        rows.append(dict(method=method, seed=seed, lam=None, alpha=0.0, seconds=0.0, core_targets=None) | result)
                 for lam, kind, form in plan[method]:
                     progress.set_description(f"{method}, seed {seed}")
-                    with torch.no_grad():
-                        head, scale = build_head(zero_shot, concept_texts), logit_scale(zero_shot)
-                        targets = core_targets(kind, features, data.train.labels.to(device), head, scale, data.train.oracle)
+                    targets = core_targets(kind, features, labels, concept_head, scale, data.train.oracle)
+                    quality = dict(kind=kind, true_class=targets.gather(1, labels[:, None]).mean().item())
+                    if data.train.oracle is not None:
+                        oracle = data.train.oracle.to(targets)
+                        kl = torch.special.xlogy(oracle, oracle / targets.clamp(min=1e-12)).sum(1).mean()
+                        quality["kl_from_oracle"] = kl.item()
                     model, start = copy.deepcopy(zero_shot), time.perf_counter()
                     train(model, data.train, default_texts, concept_texts, targets, config, lam, form, seed, progress)
                     seconds = time.perf_counter() - start
@@ -521,7 +536,7 @@ def run(config, out=None):
                         at_alpha = interpolate_weights(zero_shot, model, alpha)
                         [result] = evaluate(at_alpha, data, default_texts, concept_texts, (config.beta_of(lam),))
                         rows.append(dict(method=method, seed=seed, lam=None if lam == math.inf else lam, alpha=alpha,
-                                         seconds=round(seconds, 1)) | result)
+                                         seconds=round(seconds, 1), core_targets=quality if lam > 0 else None) | result)
     digest = hashlib.sha256(find(config.descriptions).read_bytes()).hexdigest()
     about = dict(torch=torch.__version__, open_clip=open_clip.__version__, device=str(device), model=config.model,
                  pretrained=config.pretrained, descriptions=config.descriptions, descriptions_sha256=digest,
@@ -571,92 +586,88 @@ def by_label(results):
     return grouped
 
 
-def spread(values, scale=1.0):
+def spread(values):
     """-> (mean, standard deviation over seeds; 0 for a single one)."""
-    values = [scale * v for v in values]
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def table(report):
     """The results as lines of a Markdown table: a row a method, accuracies in %, log losses in nats."""
     grouped, ceilings = by_label(report["results"]), report["about"]["ceilings"]
-    first = report["results"][0]
-    several = report["config"]["seeds"] > 1
-    reference = next((rows for rows in grouped.values() if rows[0]["method"] == "drm" and rows[0]["alpha"] == 1), None)
+    domains, several = list(report["results"][0]["domains"]), report["config"]["seeds"] > 1
+    drm = next((rows for rows in grouped.values() if rows[0]["method"] == "drm" and rows[0]["alpha"] == 1), None)
+    best = {}  # (method, lambda) -> the label whose WiSE-FT alpha below 1 is best on validation: no test image chooses it
+    for name, rows in sorted(grouped.items(), key=lambda item: spread([r["validation"]["accuracy"] for r in item[1]])[0]):
+        if 0 < rows[0]["alpha"] < 1:
+            best[rows[0]["method"], rows[0]["lam"]] = name
 
-    def cell(values, scale=1.0, digits=1):
-        mean, sd = spread(values, scale)
+    def cell(values, scale=1, digits=1):
+        mean, sd = spread([scale * v for v in values])
         return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if several else "")
 
-    lines = [["accuracy % (log loss)", *first["domains"], "OOD mean", "OOD worst", "worst log loss"]]
+    lines = [["accuracy % (log loss)", *domains, "OOD mean", "OOD worst", "worst log loss"]]
     for name, rows in grouped.items():
-        domains = [f"{cell([r['domains'][d]['accuracy'] for r in rows], 100)} ({cell([r['domains'][d]['log_loss'] for r in rows], 1, 2)})"
-                   for d in first["domains"]]
-        summary = [cell([r["summary"][k] for r in rows], s, n) for k, s, n in (
-            ("ood_mean_accuracy", 100, 1), ("ood_worst_accuracy", 100, 1), ("worst_log_loss", 1, 2))]
-        lines.append([name, *domains, *summary])
-        if several and reference:
-            mean, sd = spread([a["summary"]["ood_mean_accuracy"] - b["summary"]["ood_mean_accuracy"]
-                               for a, b in zip(reference, rows)], 100)
-            lines[-1].append(f"{mean:+.2f} ± {sd / math.sqrt(len(rows)):.2f}" if rows is not reference else "")
-    if several and reference:
-        lines[0].append("DRM minus this, OOD mean ± s.e.")
+        in_domain = [[r["domains"][d] for r in rows] for d in domains]
+        summary = {k: [r["summary"][k] for r in rows] for k in rows[0]["summary"]}
+        lines.append([name + " *" * (name in best.values()),
+                      *(f"{cell([m['accuracy'] for m in ms], 100)} ({cell([m['log_loss'] for m in ms], 1, 2)})" for ms in in_domain),
+                      cell(summary["ood_mean_accuracy"], 100), cell(summary["ood_worst_accuracy"], 100),
+                      cell(summary["worst_log_loss"], 1, 2)])
+        if several and drm:  # seeds pair the rows: the same images, the same order
+            lead = [100 * (a["summary"]["ood_mean_accuracy"] - b["summary"]["ood_mean_accuracy"]) for a, b in zip(drm, rows)]
+            lines[-1].append(f"{spread(lead)[0]:+.2f} ± {spread(lead)[1] / math.sqrt(len(lead)):.2f}" if rows is not drm else "")
+    if several and drm:
+        lines[0].append("DRM's lead in OOD mean ± s.e.")
     if ceilings:
-        lines.append(["best possible, domain known", *(f"{100 * c:.1f}" for c in ceilings.values()),
-                      f"{100 * statistics.fmean(list(ceilings.values())[1:]):.1f}"])
-    widths = [max(len(row[i]) for row in lines if i < len(row)) for i in range(len(lines[0]))]
-    lines = [row + [""] * (len(widths) - len(row)) for row in lines]
-    lines.insert(1, ["-" * w for w in widths])
-    return ["| " + " | ".join(text.ljust(w) for text, w in zip(row, widths)) + " |" for row in lines]
+        lines.append(["best possible, domain known", *(f"{100 * c:.1f}" for c in ceilings.values())])
+    width = [max(len(line[i]) for line in lines if i < len(line)) for i in range(len(lines[0]))]
+    lines = [line + [""] * (len(width) - len(line)) for line in lines]
+    lines.insert(1, ["-" * w for w in width])
+    return ["| " + " | ".join(text.ljust(w) for text, w in zip(line, width)) + " |" for line in lines]
+
+
+STYLES = {  # Okabe-Ito colours, and a marker each: safe for colour-blind readers and in grey
+    "ERM": ("#D55E00", "s"), "DRM": ("#0072B2", "o"), "WRM": ("#009E73", "^"), "dual one-hot": ("#CC79A7", "D"),
+    "FLYP": ("#E69F00", "v"), "zero-shot, default head": ("#777777", "<"), "zero-shot, concept head": ("#777777", ">"),
+    "zero-shot, both mixed": ("#777777", "P")}
 
 
 def plot(report, path):
     """The trade-off as a picture: the path of lambda from ERM to WRM, and every other row beside it."""
-    from matplotlib.figure import Figure  # no backend, no global state
+    from matplotlib.figure import Figure  # no backend and no global state; imported here, as nothing else needs it
 
-    grouped, ceilings = by_label(report["results"]), report["about"]["ceilings"]
-    domains = list(report["results"][0]["domains"])
-    panels = (
-        (lambda r: r["summary"]["worst_log_loss"], "worst-domain risk: log loss (nats), lower is better",
-         lambda r: 100 * r["summary"]["ood_mean_accuracy"], "mean out-of-distribution accuracy (%)"),
-        (lambda r: 100 * r["domains"][domains[0]]["accuracy"], f"in-distribution accuracy, `{domains[0]}` (%)",
-         lambda r: 100 * r["domains"][domains[-1]]["accuracy"], f"accuracy under shift, `{domains[-1]}` (%)"))
-    styles = {"erm": ("#D55E00", "s"), "drm": ("#0072B2", "o"), "wrm": ("#009E73", "^"), "dual": ("#CC79A7", "D"),
-              "flyp": ("#E69F00", "v"), "zero-shot": ("#777777", "P")}  # Okabe-Ito colours, and a marker each
-    zero_shot_markers = {"zero-shot, default head": "<", "zero-shot, concept head": ">"}
-
-    figure = Figure(figsize=(11, 5.2), layout="constrained")
-    for axes, (x_of, x_name, y_of, y_name) in zip(figure.subplots(1, 2), panels):
-        path_points = []
+    grouped, (first, *_, last) = by_label(report["results"]), report["results"][0]["domains"]
+    ceiling = report["about"]["ceilings"].get(last)
+    panels = (("worst-domain risk: log loss (nats), lower is better", lambda r: r["summary"]["worst_log_loss"],
+               "mean out-of-distribution accuracy (%)", lambda r: 100 * r["summary"]["ood_mean_accuracy"]),
+              (f"in-distribution accuracy, `{first}` (%)", lambda r: 100 * r["domains"][first]["accuracy"],
+               f"accuracy under shift, `{last}` (%)", lambda r: 100 * r["domains"][last]["accuracy"]))
+    figure = Figure(figsize=(11, 5.4), layout="constrained")
+    for axes, (x_name, x_of, y_name, y_of) in zip(figure.subplots(1, 2), panels):
+        path_of_lambda, legend = [], {}
         for name, rows in grouped.items():
             (x, dx), (y, dy) = spread([x_of(r) for r in rows]), spread([y_of(r) for r in rows])
-            method, wise = rows[0]["method"], 0 < rows[0]["alpha"] < 1
-            colour, marker = styles[method]
-            marker = zero_shot_markers.get(name, marker)
-            axes.errorbar(x, y, dy, dx, fmt=marker, color=colour, markersize=6 if wise else 9, capsize=2, linewidth=1,
-                          markerfacecolor="white" if wise else colour, label=name, zorder=3)
-            if method in ("erm", "drm", "wrm") and rows[0]["alpha"] == 1:
-                lam = math.inf if method == "wrm" else rows[0]["lam"]
-                path_points.append((lam, x, y))
-        path_points.sort()
-        if len(path_points) > 1:
-            axes.plot(*zip(*(p[1:] for p in path_points)), "-", color="black", linewidth=1, alpha=0.6, zorder=2,
-                      label="path of lambda, ERM to WRM")
-        for lam, x, y in path_points:
-            text = "∞" if lam == math.inf else f"{lam:g}"
-            axes.annotate(f"λ={text}", (x, y), xytext=(7, 6), textcoords="offset points", fontsize=9)
+            kind = name if rows[0]["method"] == "zero-shot" else LABELS[rows[0]["method"]]
+            wise, (colour, marker) = 0 < rows[0]["alpha"] < 1, STYLES[kind]
+            drawn = axes.errorbar(x, y, dy, dx, fmt=marker, color=colour, markersize=5 if wise else 9, linewidth=1, zorder=3,
+                                  markerfacecolor="white" if wise else colour)
+            legend.setdefault(kind + (", WiSE-FT" if wise else ""), drawn)
+            if kind in ("ERM", "DRM", "WRM") and rows[0]["alpha"] == 1:
+                path_of_lambda.append((math.inf if kind == "WRM" else rows[0]["lam"], x, y))
+        path_of_lambda.sort()
+        legend["path of λ, from ERM to WRM"], = axes.plot(*zip(*(point[1:] for point in path_of_lambda or [(0, [], [])])), "k-", alpha=0.6, lw=1)
+        for lam, x, y in path_of_lambda:
+            axes.annotate("λ = ∞" if lam == math.inf else f"λ = {lam:g}", (x, y), (8, 7), textcoords="offset points", fontsize=9, zorder=4)
         axes.set(xlabel=x_name, ylabel=y_name)
         axes.grid(alpha=0.25)
         axes.margins(0.12)
-    if ceilings:
-        axes.axhline(100 * ceilings[domains[-1]], color="black", linestyle=":", linewidth=1)
-        axes.annotate(f"best possible on `{domains[-1]}`", (0.02, 100 * ceilings[domains[-1]]), xytext=(0, 4),
-                      xycoords=("axes fraction", "data"), textcoords="offset points", fontsize=9)
-    seeds = report["config"]["seeds"]
-    figure.suptitle(f"ERM-vs-WRM trade-off on {report['config']['dataset']}"
-                    + (f", mean ± standard deviation over {seeds} seeds" if seeds > 1 else ", one seed"))
-    handles, names = axes.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    if ceiling:
+        axes.axhline(100 * ceiling, color="black", linestyle=":", linewidth=1)
+        axes.annotate(f"best possible on `{last}`", (0.02, 100 * ceiling), (0, 4), xycoords=("axes fraction", "data"),
+                      textcoords="offset points", fontsize=9)
+    n = report["config"]["seeds"]
+    figure.suptitle(f"ERM-vs-WRM trade-off, {report['config']['dataset']}: " + (f"mean ± s.d. of {n} seeds" if n > 1 else "one seed"))
+    figure.legend(legend.values(), legend, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     figure.savefig(path, dpi=150, format="png")
 
 
@@ -707,7 +718,9 @@ def main(argv=None):
         print(f"drm_min.py: {' '.join(str(e).split())}", file=sys.stderr)
         return 2
     print(*table(report), sep="\n")
-    print(f"n = {report['results'][0]['domains']['id']['n']} images a domain; written: {out / 'results.json'}, {out / 'tradeoff.png'}")
+    if any(0 < alpha < 1 for alpha in config.alpha):
+        print("* of the WiSE-FT weights below 1, the one with the best validation accuracy")
+    print(f"log losses in nats; ± is the standard deviation over seeds; written: {out / 'results.json'}, {out / 'tradeoff.png'}")
     return 0
 
 

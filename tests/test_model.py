@@ -1,0 +1,236 @@
+import copy
+import math
+
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+
+import drm_min
+from drm_min import (BadInput, Config, Split, build_head, encode_text, evaluate, image_features, interpolate_weights, load_clip,
+                     logit_scale, predict, tokenize, train)
+
+
+@pytest.fixture(scope="module")
+def small(toy):
+    """The toy data, a few images of each split."""
+    def few(split):
+        return Split(split.images[:96], split.labels[:96], split.oracle[:96], {k: v[:96] for k, v in split.groups.items()})
+    return toy._replace(train=few(toy.train), val=few(toy.val), tests={k: few(v) for k, v in toy.tests.items()})
+
+
+def state(model):
+    return {k: v.clone() for k, v in model.state_dict().items()}
+
+
+# ---------------------------------------------------------------------------------------------------------- text tower
+
+def random_clip(custom_text=False, pool="argmax", **text):
+    torch.manual_seed(0)
+    vision = dict(layers=1, width=32, head_width=16, patch_size=16, image_size=32)
+    text = dict(context_length=77, vocab_size=49408, width=32, heads=2, layers=2, pool_type=pool) | text
+    kind = open_clip.CustomTextCLIP if custom_text else open_clip.CLIP
+    return kind(16, open_clip.CLIPVisionCfg(**vision), open_clip.CLIPTextCfg(**text)).eval()
+
+
+PROMPTS = ["a cat", "a photo of a very long word salad that goes on and on", "x"]
+
+
+@pytest.mark.parametrize("custom_text", [False, True])
+def test_encode_text_equals_open_clip(custom_text):
+    model, tokens = random_clip(custom_text), open_clip.get_tokenizer("ViT-B-32")(PROMPTS)
+    assert torch.allclose(encode_text(model, tokens), model.encode_text(tokens, normalize=True), atol=1e-5)
+    assert encode_text(model, tokens).norm(dim=1).sub(1).abs().max() < 1e-5
+
+
+def test_encode_text_reads_no_further_than_the_longest_end_token():
+    model, tokens, lengths = random_clip(), open_clip.get_tokenizer("ViT-B-32")(PROMPTS), []
+    model.ln_final.register_forward_hook(lambda module, args, out: lengths.append(out.shape[1]))
+    encode_text(model, tokens)
+    assert lengths == [int((tokens != 0).sum(1).max())] and lengths[0] < 20
+
+
+@pytest.mark.parametrize("text", [dict(no_causal_mask=True), dict(pool="last", no_causal_mask=True),
+                                  dict(embed_cls=True, pad_id=0, output_tokens=False)])
+def test_text_towers_that_see_the_padding_take_the_ordinary_path(text):
+    model, tokens = random_clip(True, **text), open_clip.get_tokenizer("ViT-B-32")(PROMPTS)
+    assert torch.allclose(encode_text(model, tokens), model.encode_text(tokens, normalize=True), atol=1e-6)
+
+
+def test_gradient_of_the_trimmed_text_equals_that_of_the_whole():
+    model, tokens = random_clip(), open_clip.get_tokenizer("ViT-B-32")(PROMPTS)
+    target = torch.randn(3, 16, generator=torch.Generator().manual_seed(1))
+    gradients = []
+    for features in (encode_text(model, tokens), model.encode_text(tokens, normalize=True)):
+        model.zero_grad()
+        (features * target).sum().backward()
+        gradients.append([p.grad.clone() for p in (model.token_embedding.weight, model.positional_embedding, model.text_projection)])
+    for trimmed, whole in zip(*gradients):
+        assert torch.allclose(trimmed, whole, atol=1e-5) and whole.abs().max() > 0
+
+
+def test_over_long_texts_are_counted_and_refused_not_cut(clip):
+    """open_clip cuts them without a word, and two different sentences get one embedding."""
+    tokenizer = open_clip.get_tokenizer("ViT-B-32")
+    a, b = "cat " * 90, "dog " * 90
+    with pytest.raises(BadInput, match="92 tokens.*cat cat.*77 at most"):
+        tokenize(tokenizer, [[a.strip()], [b.strip()]])
+    assert tokenize(tokenizer, [["cat " * 75], ["dog"]]).tokens.shape == (2, 77)  # 75 + start + end: just fits
+
+
+# --------------------------------------------------------------------------------------------------------------- heads
+
+def test_heads_average_unit_embeddings_and_have_unit_rows(clip):
+    model, tokenizer = clip
+    groups = [["two thin boards", "a pair of planks with bent ends", "long"], ["a diamond"], ["a sail", "a flat hull"]]
+    head = build_head(model, tokenize(tokenizer, groups))
+    for row, of_class in zip(head, groups):
+        each = model.encode_text(tokenizer(of_class), normalize=True)
+        assert torch.allclose(row, F.normalize(each.mean(0), dim=0), atol=1e-5)
+    assert head.norm(dim=1).sub(1).abs().max() < 1e-5
+
+
+def test_rows_of_some_classes_equal_those_of_the_whole_head(clip, texts):
+    model, _ = clip
+    some = torch.tensor([1, 4, 6])
+    assert torch.allclose(build_head(model, texts[1], some), build_head(model, texts[1])[some], atol=1e-5)
+
+
+def test_image_features_prepare_pictures_as_the_model_says(clip, small):
+    model, _ = clip
+    images = small.train.images[:4]
+    prepared = (images.float() / 255 - 0.5) / 0.25  # toy/clip/open_clip_config.json
+    assert torch.allclose(image_features(model, images), model.encode_image(prepared, normalize=True), atol=1e-6)
+
+
+def test_zero_shot_default_head_leans_on_the_place_and_the_concept_head_does_not(clip, texts):
+    """The paper's Figure 2 in one number each: hidden things in nature's own places."""
+    from toy import world
+
+    model, _ = clip
+    hidden = world.draw(2000, (1.0, 0.0), torch.Generator().manual_seed(7), world.NATURE)
+    assert torch.equal(hidden.places, hidden.things)
+    split = Split(hidden.images, hidden.things)
+    p_default, p_concept = (p.gather(1, hidden.places[:, None]).mean().item() for p in predict(model, split, *texts))
+    assert p_default >= 0.5 and p_concept <= 0.2
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+def trained(clip, small, texts, lam, form="ce", steps=1, **config):
+    model = copy.deepcopy(clip[0])
+    targets = torch.full((96, 8), 1 / 8)
+    losses = train(model, small.train, *texts, targets, Config(epochs=steps, batch_size=96, **config), lam, form, seed=0)
+    return model, losses
+
+
+@pytest.mark.parametrize("form", ["ce", "flyp"])
+@pytest.mark.parametrize("lam", [0.0, 1.0, math.inf])
+def test_one_step_moves_both_towers(clip, small, texts, lam, form):
+    model, losses = trained(clip, small, texts, lam, form)
+    before, after = clip[0].state_dict(), model.state_dict()
+    for part in ("visual.trunk.stem.0.weight", "visual.head.proj.weight", "transformer.resblocks.0.mlp.c_fc.weight",
+                 "text_projection", "logit_scale"):
+        assert not torch.equal(before[part], after[part]), part
+    assert len(losses) == 1 and not model.training
+
+
+def test_training_lowers_the_loss_on_its_images(clip, small, texts):
+    for form in ("ce", "flyp", "flyp-released"):
+        losses = trained(clip, small, texts, 0.0, form, steps=20)[1]
+        assert sum(losses[-3:]) < sum(losses[:3])
+
+
+def test_released_flyp_is_flyp_loss_on_one_text_an_image(clip, small, texts):
+    model, _ = clip
+    _, [loss] = trained(clip, small, texts, 0.0, "flyp-released")
+    text_features = build_head(model, texts[0])[small.train.labels]
+    expected = drm_min.flyp_loss(image_features(model, small.train.images), text_features, logit_scale(model))
+    assert loss == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_logit_scale_stays_below_ln_100(clip, small, texts):
+    model = copy.deepcopy(clip[0])
+    model.logit_scale.data.fill_(math.log(100))
+    train(model, small.train, *texts, None, Config(epochs=3, batch_size=32, lr=0.05), 0.0, "ce", seed=0)
+    assert model.logit_scale.item() <= math.log(100) + 1e-6
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_the_step(clip, small, texts):
+    with pytest.raises(BadInput, match=r"--lr 1000000000.0: the loss of step \d+ is (nan|inf)"):
+        trained(clip, small, texts, 0.0, steps=5, lr=1e9)
+
+
+def test_interpolation_gives_the_ends_and_touches_neither_source(clip, small, texts):
+    zero_shot = copy.deepcopy(clip[0])
+    fine_tuned, _ = trained(clip, small, texts, 1.0, steps=3)
+    start, end = state(zero_shot), state(fine_tuned)
+    for alpha, expected in ((0.0, start), (1.0, end)):
+        got = interpolate_weights(zero_shot, fine_tuned, alpha).state_dict()
+        assert all(torch.equal(got[k], expected[k]) for k in expected)
+    half = interpolate_weights(zero_shot, fine_tuned, 0.5)
+    assert torch.allclose(half.text_projection, (start["text_projection"] + end["text_projection"]) / 2)
+    half.text_projection.data.zero_()
+    for model, kept in ((zero_shot, start), (fine_tuned, end)):
+        assert all(torch.equal(model.state_dict()[k], kept[k]) for k in kept)
+
+
+# ---------------------------------------------------------------------------------------------------------- evaluation
+
+@pytest.mark.parametrize("training", [False, True])
+def test_evaluating_twice_gives_one_answer_and_leaves_the_mode(clip, small, texts, training):
+    model = copy.deepcopy(clip[0]).train(training)
+    weights = state(model)
+    first, second = (evaluate(model, small, *texts, (1.0, 0.5)) for _ in range(2))
+    assert first == second and model.training is training
+    assert all(torch.equal(weights[k], v) for k, v in model.state_dict().items())
+
+
+def test_one_pass_of_the_image_encoder_serves_both_heads(clip, small, texts):
+    model, passes = copy.deepcopy(clip[0]), []
+    model.visual.register_forward_hook(lambda module, args, out: passes.append(len(out)))
+    evaluate(model, small, *texts, (1.0, 0.0, 0.3, 0.5))
+    assert passes == [96] * 5  # validation and four domains, each once
+
+
+def test_metrics_by_hand():
+    p = torch.tensor([[0.7, 0.3], [0.4, 0.6], [0.9, 0.1], [0.2, 0.8]], dtype=torch.double)
+    split = Split(torch.zeros(4), torch.tensor([0, 1, 1, 1]), groups={
+        "seen": torch.tensor([True, True, True, False]), "empty": torch.zeros(4, dtype=torch.bool)})
+    got = drm_min.metrics(p, split)
+    assert got["accuracy"] == 0.75 and got["n"] == 4
+    assert got["log_loss"] == pytest.approx(-(math.log(0.7) + math.log(0.6) + math.log(0.1) + math.log(0.8)) / 4)
+    assert got["accuracy_seen"] == pytest.approx(2 / 3) and got["n_seen"] == 3
+    assert "accuracy_empty" not in got  # no images, no accuracy: neither 0 nor NaN
+
+
+def test_log_loss_is_finite_where_single_precision_would_underflow(clip, small, texts):
+    model = copy.deepcopy(clip[0])
+    model.logit_scale.data.fill_(math.log(100))
+    assert all(math.isfinite(m["log_loss"]) for m in evaluate(model, small, *texts, (0.0,))[0]["domains"].values())
+
+
+# -------------------------------------------------------------------------------------------------------- model folders
+
+def test_the_tiny_clip_is_an_ordinary_open_clip_folder():
+    folder = drm_min.ROOT / "toy" / "clip"
+    model = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True)
+    assert sum(f.stat().st_size for f in folder.iterdir()) < 8e6
+    assert sum(p.numel() for p in model.visual.parameters()) < 1e6
+    assert not any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in model.modules())
+
+
+def test_weights_arrive_in_float32_and_eval_mode(clip):
+    model, _ = load_clip("local-dir:toy/clip")
+    assert not model.training and {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_pretraining_starts_from_nothing_and_saves_a_folder_that_loads(tmp_path):
+    import subprocess
+    import sys
+
+    done = subprocess.run([sys.executable, drm_min.ROOT / "toy/pretrain.py", "--out", tmp_path / "clip", "--steps", "2", "--batch-size", "20"],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    new, old = load_clip(f"local-dir:{tmp_path / 'clip'}")[0], load_clip("local-dir:toy/clip")[0]
+    assert {k: v.shape for k, v in new.state_dict().items()} == {k: v.shape for k, v in old.state_dict().items()}
