@@ -26,6 +26,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -90,7 +91,7 @@ class Config:
         for f in dataclasses.fields(self):
             value, name = getattr(self, f.name), "--" + f.name.replace("_", "-")
             value = recipe.get(f.name) if value is None else value
-            if value is None:
+            if value is None and f.default is None:
                 continue
             if f.metadata["many"]:
                 value = (value,) if isinstance(value, (str, int, float)) else value
@@ -158,39 +159,36 @@ def load_descriptions(path, classes):
     Matched by key, never by position: a key is a class's key or its name. Shapes: {"classes": {key: {"descriptions":
     [text, ...]}}}, and those of the authors' release, {key: text} and {key: [text, ...]}.
     """
-    def unique(pairs):
-        repeated = sorted({k for i, (k, _) in enumerate(pairs) if k in [p[0] for p in pairs[:i]]})
-        if repeated:
-            raise BadInput(f"--descriptions {path}: repeated key {', '.join(map(repr, repeated))}; each class comes once")
-        return dict(pairs)
+    def refuse(what):
+        raise BadInput(f"--descriptions {path}: {what}")
+
+    def unique(pairs):  # a JSON object with a key twice would silently keep the last
+        repeated = [key for key, times in Counter(key for key, _ in pairs).items() if times > 1]
+        return refuse(f"{', '.join(map(repr, repeated))} repeated; each class comes once") if repeated else dict(pairs)
 
     try:
         content = json.loads(find(path).read_text(encoding="utf-8"), object_pairs_hook=unique)
     except OSError as e:
-        raise BadInput(f"--descriptions {path}: cannot be read ({e.strerror}); give a JSON file") from None
+        refuse(f"cannot be read ({e.strerror}); allowed: a JSON file")
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as e:
-        raise BadInput(f"--descriptions {path}: not JSON in UTF-8 ({e}); see descriptions/toy.json for the form") from None
+        refuse(f"not JSON in UTF-8 ({e}); see descriptions/toy.json for the form")
     entries = content.get("classes", content) if isinstance(content, dict) else None
     if not isinstance(entries, dict):
-        raise BadInput(f"--descriptions {path}: holds no classes; allowed: an object of class -> text or list of texts")
-    entries = {k: v.get("descriptions") if isinstance(v, dict) else v for k, v in entries.items()}
-    entries = {k: [v] if isinstance(v, str) else v for k, v in entries.items()}
-    by_name = {name: key for key, name in classes.items()}
-    entries = {k if k in classes else by_name.get(k, k): v for k, v in entries.items()}
+        refuse("holds no classes; allowed: an object of class -> text or list of texts")
+    key_of = {name: key for key, name in classes.items()} | {key: key for key in classes}
+    entries = unique([(key_of.get(key, key), e.get("descriptions") if isinstance(e, dict) else e) for key, e in entries.items()])
     missing, extra = [k for k in classes if k not in entries], [k for k in entries if k not in classes]
     if missing or extra:
-        raise BadInput(f"--descriptions {path}: the classes differ; missing: {', '.join(missing) or 'none'}; "
-                       f"not in the data: {', '.join(extra) or 'none'}")
+        refuse(f"the classes differ; missing: {', '.join(missing) or 'none'}; not in the data: {', '.join(extra) or 'none'}")
     owner = {}
-    for k in classes:
-        texts = entries[k]
+    for key in classes:
+        texts = entries[key] = [entries[key]] if isinstance(entries[key], str) else entries[key]
         if not (isinstance(texts, list) and texts and all(isinstance(t, str) and t.strip() for t in texts)):
-            raise BadInput(f"--descriptions {path}: class {k!r} has {str(texts)[:60]!r}; allowed: a text or a list of texts")
-        for text in set(texts):
-            if owner.setdefault(text, k) != k:
-                raise BadInput(f"--descriptions {path}: classes {owner[text]!r} and {k!r} share the text {text!r}; "
-                               "no model can tell them apart")
-    return [entries[k] for k in classes]
+            refuse(f"class {key!r} has {str(texts)[:60]!r}; allowed: a text or a list of texts")
+        for text in texts:
+            if owner.setdefault(text, key) != key:
+                refuse(f"classes {owner[text]!r} and {key!r} share the text {text!r}; no model can tell them apart")
+    return [entries[key] for key in classes]
 
 
 def find(path):
