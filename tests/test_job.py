@@ -16,14 +16,14 @@ def results(folder):
 def job(tmp_path_factory):
     """The default job, in another folder than the repository's: (folder, finished process)."""
     folder = tmp_path_factory.mktemp("job")
-    done = subprocess.run([sys.executable, drm_min.ROOT / "drm_min.py", "--dataset", "toy"], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, drm_min.ROOT / "drm_min.py", "--dataset", "toy", "--device", "cpu"], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder / "runs" / "toy", done
 
 
 def test_default_job_shows_what_the_readme_says(job):
-    rows = {drm_min.label(r): r["summary"] for r in results(job[0])["results"]}
-    domains = {drm_min.label(r): r["domains"] for r in results(job[0])["results"]}
+    rows = {drm_min.row_name(r): r["summary"] for r in results(job[0])["results"]}
+    domains = {drm_min.row_name(r): r["domains"] for r in results(job[0])["results"]}
     assert list(rows) == ["zero-shot, default head", "zero-shot, concept head", "zero-shot, both mixed", "ERM", "WRM", "DRM, lambda 1"]
     drm, erm, wrm = rows["DRM, lambda 1"], rows["ERM"], rows["WRM"]
     assert drm["ood_mean_accuracy"] > max(r["ood_mean_accuracy"] for name, r in rows.items() if name != "DRM, lambda 1")
@@ -60,7 +60,7 @@ def test_results_have_their_schema(job):
         assert row["summary"] == {"id_accuracy": row["domains"]["id"]["accuracy"], "ood_mean_accuracy": pytest.approx(sum(ood) / 3),
                                   "ood_worst_accuracy": min(ood),
                                   "worst_log_loss": max(m["log_loss"] for m in row["domains"].values())}
-    lams = {drm_min.label(r): (r["lam"], r["beta"]) for r in report["results"]}
+    lams = {drm_min.row_name(r): (r["lam"], r["beta"]) for r in report["results"]}
     assert lams["ERM"] == (0, 1) and lams["WRM"] == (None, 0) and lams["DRM, lambda 1"] == (1, 0.5)
 
 
@@ -73,9 +73,9 @@ def without_times(report):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in report["results"]]
 
 
-def test_same_seed_same_results_and_every_option_is_heard(tmp_path, capsys):
+def test_same_seed_same_results(tmp_path, capsys):
     options = ["--method", "zero-shot", "erm", "drm", "dual", "flyp", "--sweep", "3", "--alpha", "0.5", "1", "--epochs", "1", "--batch-size",
-               "500", "--seed", "3"]
+               "500", "--seed", "3", "--device", "cpu"]
     for name in ("one", "two"):
         assert drm_min.main([*options, "--out", str(tmp_path / name)]) == 0
     one, two = results(tmp_path / "one"), results(tmp_path / "two")
@@ -86,10 +86,76 @@ def test_same_seed_same_results_and_every_option_is_heard(tmp_path, capsys):
     assert len({r["summary"]["ood_mean_accuracy"] for r in rows}) > 8
     assert "WiSE-FT 0.5" in capsys.readouterr().out
 
-    assert drm_min.main([*options[:2], "wrm", "--epochs", "1", "--batch-size", "500", "--seeds", "2", "--core-targets", "label", "--loss", "flyp",
-                         "--out", str(tmp_path / "three")]) == 0
-    assert [r["seed"] for r in results(tmp_path / "three")["results"] if r["method"] == "wrm"] == [0, 1]
-    assert "±" in capsys.readouterr().out
+
+SHORT = ["--epochs", "1", "--batch-size", "500", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """Runs a short job -> its rows, printed table lines aside."""
+    def run(*options):
+        folder = tmp_path_factory.mktemp("short")
+        assert drm_min.main([*SHORT, *options, "--out", str(folder)]) == 0
+        assert (folder / "tradeoff.png").stat().st_size > 10000
+        return results(folder)["results"]
+    return run
+
+
+def test_every_option_is_heard(short):
+    base = short("--method", "drm")[0]
+    for options in (["--lam", "2"], ["--beta", "0.9"], ["--core-targets", "label"], ["--core-targets", "normalized"], ["--core-targets", "onehot"],
+                    ["--core-targets", "oracle"], ["--loss", "flyp"], ["--seed", "1"], ["--lr", "1e-4"], ["--weight-decay", "5"], ["--alpha", "0.5"]):
+        [row] = short("--method", "drm", *options)
+        assert row["summary"] != base["summary"], options
+    assert short("--method", "drm", "--beta", "0.9")[0]["beta"] == 0.9
+
+
+@pytest.mark.parametrize("methods", [["zero-shot"], ["dual"], ["flyp"], ["wrm"], ["erm", "wrm"]])
+def test_any_choice_of_methods_makes_a_table_and_a_picture(short, methods, capsys):
+    rows = short("--method", *methods)
+    assert [r["method"] for r in rows] == (["zero-shot"] * 3 if methods == ["zero-shot"] else methods)
+    assert capsys.readouterr().out.count("\n| ") >= len(rows)
+
+
+def report_of(*rows):
+    """A report with rows (method, seed, lam, alpha, validation accuracy, accuracies of two domains)."""
+    results = [dict(method=m, seed=s, lam=lam, beta=0.5, alpha=alpha, validation=dict(accuracy=val), core_targets=None,
+                    domains={"id": dict(accuracy=a, log_loss=0.5, n=10), "ood": dict(accuracy=b, log_loss=1.0, n=10)},
+                    summary=dict(id_accuracy=a, ood_mean_accuracy=b, ood_worst_accuracy=b, worst_log_loss=1.0))
+               for m, s, lam, alpha, val, a, b in rows]
+    return dict(results=results, config=dict(seeds=len({r["seed"] for r in results}), dataset="x"), about=dict(ceilings={}))
+
+
+def cells(line):
+    return [c.strip() for c in line.strip("|").split("|")]
+
+
+def test_table_by_hand():
+    lines = drm_min.table(report_of(
+        ("erm", 0, 0, 0.5, 0.80, 0.80, 0.50), ("erm", 0, 0, 0.7, 0.90, 0.85, 0.50), ("drm", 0, 1, 1.0, 0.9, 0.90, 0.60),
+        ("erm", 1, 0, 0.5, 0.90, 0.90, 0.60), ("erm", 1, 0, 0.7, 0.85, 0.85, 0.50), ("drm", 1, 1, 1.0, 0.9, 0.92, 0.64)))
+    assert cells(lines[0]) == ["accuracy % (log loss)", "id", "ood", "OOD mean", "OOD worst", "worst log loss", "DRM's lead in OOD mean ± s.e."]
+    assert cells(lines[2]) == ["ERM, WiSE-FT 0.5", "85.0 ± 7.1 (0.50 ± 0.00)", "55.0 ± 7.1 (1.00 ± 0.00)", "55.0 ± 7.1", "55.0 ± 7.1",
+                               "1.00 ± 0.00", "+7.00 ± 3.00"]  # paired: leads of 10 and 4 points
+    assert cells(lines[3])[0] == "ERM, WiSE-FT 0.7 *", "0.875 on validation against 0.85, whatever the test says"
+    assert cells(lines[4])[0] == "DRM, lambda 1" and cells(lines[4])[-1] == ""
+
+
+def test_path_of_lambda_runs_from_erm_over_growing_lambda_to_wrm(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    drawn, plot = [], Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda self, x, y, *a, **k: (drawn.append(list(y)), plot(self, x, y, *a, **k))[1])
+    drm_min.plot(report_of(("wrm", 0, None, 1, 0, 0.6, 0.9), ("drm", 0, 3, 1, 0, 0.7, 0.8), ("erm", 0, 0, 1, 0, 0.9, 0.5),
+                           ("drm", 0, 0.5, 1, 0, 0.8, 0.7), ("drm", 0, 0.5, 0.5, 0, 0.1, 0.1)), tmp_path / "p.png")
+    assert drawn == [pytest.approx([50, 70, 80, 90])] * 2
+
+
+def test_a_run_that_diverges_ends_in_one_line_and_keeps_the_old_results(tmp_path, capsys):
+    (tmp_path / "results.json").write_text("old")
+    assert drm_min.main([*SHORT, "--method", "erm", "--lr", "1e9", "--out", str(tmp_path)]) == 2
+    [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("drm_min.py:")]
+    assert "--lr 1000000000.0" in line and (tmp_path / "results.json").read_text() == "old"
 
 
 def test_help_is_a_page_that_names_every_option(capsys):

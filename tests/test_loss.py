@@ -1,10 +1,11 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from drm_min import Config, contrastive_loss, core_targets, dual_loss, flyp_loss, mix
+from drm_min import Config, contrastive_loss, core_targets, dual_loss, flyp_loss, mix, target_quality
 
 
 def unit(*shape, g):
@@ -75,24 +76,73 @@ def test_beta_follows_lambda():
     assert Config(beta=0.9).beta_of(0.0) == 1, "ERM has one head: nothing to mix"
 
 
-def test_core_targets_by_their_definitions(g):
-    features, head, labels = unit(400, 8, g=g), unit(3, 8, g=g), torch.randint(3, (400,), generator=g)
+@pytest.fixture
+def sample(g):
+    """Features (400, 8), concept head (3, 8), labels (400,) that have something to do with them."""
+    head, labels = unit(3, 8, g=g), torch.randint(3, (400,), generator=g)
+    return F.normalize(unit(400, 8, g=g) + 0.5 * head[labels], dim=-1), head, labels
+
+
+@pytest.mark.parametrize("estimator", ["softmax", "normalized", "label", "onehot", "oracle"])
+def test_core_targets_are_distributions(sample, estimator, g):
+    features, head, labels = sample
+    p = core_targets(estimator, features, labels, head, 7.0, torch.rand(400, 3, generator=g).softmax(1))
+    assert p.shape == (400, 3) and (p >= 0).all() and torch.allclose(p.sum(1), torch.ones(400), atol=1e-5)
+
+
+def test_core_targets_softmax_onehot_oracle(sample, g):
+    features, head, labels = sample
     oracle = torch.rand(400, 3, generator=g).softmax(1)
-    got = {kind: core_targets(kind, features, labels, head, 7.0, oracle) for kind in
-           ("softmax", "normalized", "label", "onehot", "oracle")}
-    for p in got.values():
-        assert p.shape == (400, 3) and (p >= 0).all() and torch.allclose(p.sum(1), torch.ones(400), atol=1e-5)
-    assert torch.allclose(got["softmax"], (7 * features @ head.T).softmax(1))
-    assert torch.equal(got["onehot"], F.one_hot(labels, 3).float()) and torch.equal(got["oracle"], oracle)
-    # label: the own class gets g + (1 - g) / C, the others share the rest equally; g runs from 0 to 1 within each class
-    own = got["label"].gather(1, labels[:, None])[:, 0]
-    recognised = got["softmax"].gather(1, labels[:, None])[:, 0]
-    for c in range(3):
-        order = recognised[labels == c].argsort()
-        of_class = own[labels == c][order]
-        assert of_class[0] == pytest.approx(1 / 3, abs=1e-5) and of_class[-1] == pytest.approx(1, abs=1e-5)
-        assert (of_class.diff() >= -1e-6).all()
-    # normalized: a class whose affinities are all shifted (a wordy description) no longer takes everything
-    shifted = F.normalize(features + 3 * head[0], dim=-1)
+    assert torch.allclose(core_targets("softmax", features, labels, head, 7.0), (7 * features @ head.T).softmax(1))
+    assert torch.equal(core_targets("onehot", features, labels, head, 7.0), torch.eye(3)[labels])
+    assert torch.equal(core_targets("oracle", features, labels, head, 7.0, oracle), oracle)
+
+
+def test_core_targets_label_by_an_independent_formula(sample):
+    features, head, labels = sample
+    got = core_targets("label", features, labels, head, 7.0)
+    own = (7 * features @ head.T).softmax(1).numpy()[range(400), labels]
+    for i in range(400):
+        low, high = np.percentile(own[labels == labels[i]], [2, 98])
+        trust = min(max((own[i] - low) / (high - low), 0), 1)
+        expected = [(1 - trust) / 3 + trust * (c == labels[i]) for c in range(3)]
+        assert got[i].tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_core_targets_label_of_a_class_with_one_image_is_its_label(sample):
+    features, head, labels = sample
+    alone = torch.cat([torch.tensor([2]), labels[1:] % 2])
+    assert torch.equal(core_targets("label", features, alone, head, 7.0)[0], torch.tensor([0.0, 0.0, 1.0]))
+
+
+def test_core_targets_normalized_by_an_independent_formula(sample):
+    features, head, labels = sample
+    got = core_targets("normalized", features, labels, head, 7.0).numpy()
+    affinity = (features @ head.T).numpy()
+    low, high = np.percentile(affinity, [1, 99], axis=0)
+    unit_range = np.clip((affinity - low) / (high - low), 0, 1)
+
+    def log_loss(k):
+        e = np.exp(k * unit_range)
+        return -np.log((e / e.sum(1, keepdims=True))[range(400), labels]).mean()
+
+    best = min(np.linspace(0.1, 20, 2000), key=log_loss)
+    e = np.exp(best * unit_range)
+    assert np.abs(got - e / e.sum(1, keepdims=True)).max() < 0.01 and 0.5 < best < 19
+
+
+def test_normalized_targets_do_not_favour_a_class_for_its_wording(sample):
+    features, head, labels = sample
+    shifted = F.normalize(features + 3 * head[0], dim=-1)  # all affinities to class 0 raised alike
     assert core_targets("softmax", shifted, labels, head, 7.0).argmax(1).eq(0).float().mean() > 0.9
     assert core_targets("normalized", shifted, labels, head, 7.0).argmax(1).eq(0).float().mean() < 0.7
+
+
+def test_target_quality_by_hand():
+    targets, labels = torch.tensor([[0.8, 0.2], [0.4, 0.6]]), torch.tensor([0, 1])
+    oracle = torch.tensor([[1.0, 0.0], [0.5, 0.5]])
+    got = target_quality("x", targets, labels, oracle)
+    kl = (-math.log(0.8) + 0.5 * math.log(0.5 / 0.4) + 0.5 * math.log(0.5 / 0.6)) / 2
+    assert got == {"estimator": "x", "true_class": pytest.approx(0.7), "kl_from_oracle": pytest.approx(kl, abs=1e-6)}
+    assert target_quality("onehot", torch.eye(2), labels, oracle)["kl_from_oracle"] is None  # infinite, and JSON has no such number
+    assert "kl_from_oracle" not in target_quality("x", targets, labels)

@@ -14,6 +14,7 @@ from drm_min import (BadInput, Config, Split, build_head, encode_text, evaluate,
 @pytest.fixture(scope="module")
 def small(toy):
     """The toy data, a few images of each split."""
+
     def few(split):
         return Split(split.images[:96], split.labels[:96], split.oracle[:96], {k: v[:96] for k, v in split.groups.items()})
     return toy._replace(train=few(toy.train), val=few(toy.val), tests={k: few(v) for k, v in toy.tests.items()})
@@ -149,11 +150,32 @@ def test_released_flyp_is_flyp_loss_on_one_text_an_image(clip, small, texts):
     assert loss == pytest.approx(expected.item(), abs=1e-5)
 
 
-def test_logit_scale_stays_below_ln_100(clip, small, texts):
+@pytest.mark.parametrize("start, kept", [(6.0, math.log(100)), (-1.0, 0.0)])
+def test_logit_scale_is_kept_between_1_and_100(clip, small, texts, start, kept):
     model = copy.deepcopy(clip[0])
-    model.logit_scale.data.fill_(math.log(100))
-    train(model, small.train, *texts, None, Config(epochs=3, batch_size=32, lr=0.05), 0.0, "ce", seed=0)
-    assert model.logit_scale.item() <= math.log(100) + 1e-6
+    model.logit_scale.data.fill_(start)
+    train(model, small.train, *texts, None, Config(epochs=1, batch_size=96), 0.0, "ce", seed=0)
+    assert model.logit_scale.item() == pytest.approx(kept)
+
+
+def test_weight_decay_shrinks_matrices_and_spares_vectors_and_the_logit_scale(clip, small, texts, monkeypatch):
+    """A loss without gradient leaves decay alone to act."""
+    monkeypatch.setattr(drm_min, "dual_loss", lambda features, *_: 0 * features.sum())
+    model = copy.deepcopy(clip[0])
+    train(model, small.train, *texts, None, Config(epochs=1, batch_size=96, lr=0.1, weight_decay=0.5), 0.0, "ce", seed=0)
+    before, after = clip[0].state_dict(), model.state_dict()
+    assert torch.allclose(after["text_projection"], 0.95 * before["text_projection"])  # 1 - lr * weight decay
+    for name in ("logit_scale", "ln_final.weight", "visual.trunk.stem.0.bias"):
+        assert torch.equal(after[name], before[name]), name
+
+
+def test_learning_rate_warms_up_and_falls_along_a_cosine(clip, small, texts, monkeypatch):
+    rates, step = [], torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a, **k: (rates.append(self.param_groups[0]["lr"]), step(self, *a, **k))[1])
+    trained(clip, small, texts, 0.0, steps=40, lr=1e-3)
+    assert rates[:4] == pytest.approx([0.25e-3, 0.5e-3, 0.75e-3, 1e-3])  # a tenth of 40 steps
+    falling = [(1 + math.cos(math.pi * i / 37)) / 2 * 1e-3 for i in range(36)]  # 0 would be the step after the last
+    assert rates[4:] == pytest.approx(falling)
 
 
 def test_a_loss_that_is_not_finite_stops_and_names_the_step(clip, small, texts):
@@ -204,10 +226,29 @@ def test_metrics_by_hand():
     assert "accuracy_empty" not in got  # no images, no accuracy: neither 0 nor NaN
 
 
-def test_log_loss_is_finite_where_single_precision_would_underflow(clip, small, texts):
+def test_log_loss_is_finite_where_single_precision_would_underflow(monkeypatch):
+    """Affinities of 1 and -1 at scale 100: the log loss is 200 nats, not infinite."""
+    class Model(torch.nn.Module):
+        logit_scale = torch.nn.Parameter(torch.tensor(math.log(100)))
+
+    monkeypatch.setattr(drm_min, "image_features", lambda model, images: torch.tensor([[1.0, 0.0]]))
+    monkeypatch.setattr(drm_min, "build_head", lambda model, texts: torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+    split = Split(torch.zeros(1, 3, 4, 4), torch.tensor([1]))
+    p, _ = drm_min.predict(Model(), split, None, None)
+    assert drm_min.metrics(p, split)["log_loss"] == pytest.approx(200, abs=1e-3)
+
+
+def test_probabilities_that_are_not_finite_stop_the_run(clip, small, texts):
     model = copy.deepcopy(clip[0])
-    model.logit_scale.data.fill_(math.log(100))
-    assert all(math.isfinite(m["log_loss"]) for m in evaluate(model, small, *texts, (0.0,))[0]["domains"].values())
+    model.text_projection.data.fill_(math.nan)
+    with pytest.raises(BadInput, match="not finite"):
+        evaluate(model, small, *texts, (0.5,))
+
+
+def test_pictures_are_brought_to_the_size_that_the_model_sees():
+    model = random_clip()  # 32 pixels
+    open_clip.model.set_model_preprocess_cfg(model, dict(mean=(0.5,) * 3, std=(0.5,) * 3))
+    assert image_features(model, torch.zeros(2, 3, 48, 48, dtype=torch.uint8)).shape == (2, 16)
 
 
 # -------------------------------------------------------------------------------------------------------- model folders

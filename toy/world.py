@@ -4,6 +4,8 @@
 pairs them: skis go with snow. A camera pairs them otherwise: skis with the forest. The label is the thing, so a picture
 whose thing is hidden says nothing about the label but through its place, and p(y | x_c) is known for every picture:
 one-hot when the thing is visible, uniform when it is hidden. That is the oracle no real benchmark has.
+
+`python toy/world.py` draws a sheet of it, toy/world.png.
 """
 import math
 from typing import NamedTuple
@@ -32,7 +34,8 @@ class Pictures(NamedTuple):
 
 
 def ceiling(domain):
-    """The best accuracy that anyone can reach in a domain, even knowing which domain it is."""
+    """The best accuracy in a domain, even knowing which domain it is, for whoever cannot make out hidden things (their trace
+    of at most a tenth of the contrast, under the noise, leaves little)."""
     rho, share_visible = DOMAINS[domain]
     place_alone = 1 / (C - 1) if rho < 0 else rho + (1 - rho) / C
     return share_visible + (1 - share_visible) * place_alone
@@ -207,3 +210,28 @@ def _places(places, x, y, uniform):
     colours = _COLOURS[places] + uniform(-0.06, 0.06, 2, 3)  # (N, 2, 3)
     dark, bright = colours[:, 0, :, None, None], colours[:, 1, :, None, None]
     return dark + (bright - dark) * blend.clamp(0, 1)[:, None]
+
+
+def sheet(path):
+    """A column a thing: in nature's place, in the camera's, in two others, and hidden in nature's and the camera's place."""
+    from matplotlib.figure import Figure
+
+    g = torch.Generator().manual_seed(1)
+    things = torch.arange(C)
+    rows = (("nature's place", 0, True), ("the camera's place", 3, True), ("another place", 1, True), ("another place", 5, True),
+            ("hidden, nature's place", 0, False), ("hidden, the camera's", 3, False))
+    figure = Figure(figsize=(9, 6.6), layout="constrained")
+    for axes, (title, shift, seen) in zip(figure.subplots(len(rows), C), rows):
+        for c, image in enumerate(paint(things, (things + shift) % C, torch.full((C,), seen), g, noise=0.08, light=0.25)):
+            axes[c].imshow(image.permute(1, 2, 0), interpolation="nearest")
+            axes[c].set(xticks=[], yticks=[])
+            if shift == 0 and seen:
+                axes[c].set_title(THINGS[c], fontsize=10)
+        axes[0].set_ylabel(title.replace(", ", ",\n").replace(" place", "\nplace"), rotation=0, ha="right", va="center", fontsize=9)
+    figure.savefig(path, dpi=100)
+
+
+if __name__ == "__main__":
+    from pathlib import Path
+
+    sheet(Path(__file__).with_name("world.png"))
