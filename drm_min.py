@@ -647,7 +647,8 @@ def plot(report, path):
             _, xs, ys = zip(*sorted(path_of_lambda))
             legend["path of λ, from ERM to WRM"], = axes.plot(xs, ys, "k-", alpha=0.6, lw=1)
         for lam, x, y in path_of_lambda:
-            axes.annotate("λ = ∞" if lam == math.inf else f"λ = {lam:g}", (x, y), (8, 7), textcoords="offset points", fontsize=9, zorder=4)
+            offset, align = ((9, 5), "left") if lam <= 1 else ((-9, -13), "right")  # the two branches of the path never collide
+            axes.annotate("λ = ∞" if lam == math.inf else f"λ = {lam:g}", (x, y), offset, textcoords="offset points", fontsize=9, ha=align)
         axes.set(xlabel=x_name, ylabel=y_name)
         axes.grid(alpha=0.25)
         axes.margins(0.12)

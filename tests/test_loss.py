@@ -105,7 +105,7 @@ def test_core_targets_label_by_an_independent_formula(sample):
     for i in range(400):
         low, high = np.percentile(own[labels == labels[i]], [2, 98])
         trust = min(max((own[i] - low) / (high - low), 0), 1)
-        expected = [(1 - trust) / 3 + trust * (c == labels[i]) for c in range(3)]
+        expected = [float((1 - trust) / 3 + trust * (c == int(labels[i]))) for c in range(3)]
         assert got[i].tolist() == pytest.approx(expected, abs=1e-4)
 
 
