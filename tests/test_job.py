@@ -8,6 +8,24 @@ import pytest
 import drm_min
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_world():
+    """In this process, a quarter of the toy images will do; the default job below runs in its own, with all of them."""
+    whole = drm_min.load_data
+
+    def few(split):
+        n = len(split.labels) // 4
+        return drm_min.Split(split.images[:n], split.labels[:n], split.oracle[:n], {k: v[:n] for k, v in split.groups.items()})
+
+    def load_data(config, seed):
+        data = whole(config, seed)
+        return data._replace(train=few(data.train), val=few(data.val), tests={k: few(v) for k, v in data.tests.items()})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drm_min, "load_data", load_data)
+        yield
+
+
 def results(folder):
     return json.loads((folder / "results.json").read_text())
 
