@@ -14,6 +14,7 @@ p(y | x_c), is estimated once with the zero-shot model: the core targets.
 Letters in the shapes: B batch, N images, C classes, K distinct classes of a batch, T texts, L tokens, D embedding.
 """
 import argparse
+import contextlib
 import copy
 import dataclasses
 import difflib
@@ -22,12 +23,14 @@ import json
 import logging
 import math
 import os
+import shutil
+import signal
 import statistics
 import sys
 import tempfile
+import threading
 import time
 import warnings
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -35,14 +38,19 @@ from typing import NamedTuple
 import open_clip
 import torch
 import torch.nn.functional as F
+from open_clip.transform import AugmentationCfg, PreprocessCfg, image_transform_v2
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch.func import functional_call
 from tqdm import tqdm
 
-ROOT = Path(__file__).resolve().parent
+from benchmarks import DATASETS, READERS, read_image
+from describe import ROOT, BadInput, find, load_descriptions, load_names_and_descriptions, log  # noqa: F401 (some for importers)
 
 
-class BadInput(ValueError):
-    """A fault of the input, in one line that names the thing, its value and what is allowed (exit code 2)."""
+class Stopped(Exception):
+    """SIGINT or SIGTERM came, and a checkpoint was saved: the message says how to go on."""
 
 
 # ---------------------------------------------------------------------------------------------------- configuration
@@ -51,10 +59,6 @@ METHODS = {  # method -> its name in tables, its colour (Okabe-Ito) and marker i
     "zero-shot": ("zero-shot", "#777777", "P"), "erm": ("ERM", "#D55E00", "s"), "wrm": ("WRM", "#009E73", "^"),
     "drm": ("DRM", "#0072B2", "o"), "dual": ("dual one-hot", "#CC79A7", "D"), "flyp": ("FLYP", "#E69F00", "v")}
 CORE_TARGETS = ("softmax", "normalized", "label", "onehot", "oracle")
-DATASETS = {  # data set -> its recipe: defaults for the options that are not given
-    "toy": dict(method=("zero-shot", "erm", "wrm", "drm"), model="local-dir:toy/clip", descriptions="descriptions/toy.json",
-                core_targets="softmax", epochs=6, batch_size=256, lr=7e-4, weight_decay=0.1),
-}
 
 
 def option(kind, help, default=None, many=False, choices=None, low=-math.inf, high=math.inf):
@@ -66,6 +70,7 @@ def option(kind, help, default=None, many=False, choices=None, low=-math.inf, hi
 class Config:
     """Everything that decides a run. A field left at None comes from the recipe of the data set. Raises BadInput."""
     dataset: str = option(str, "the data", "toy", choices=tuple(DATASETS))
+    data_root: str = option(str, "the folder that holds the data set as it was published (csv: the file)")
     method: tuple = option(str, "what to run: zero-shot (no training: each head and their mixture), erm (default head alone), "
                            "wrm (concept head alone on core targets), drm (both), dual (both on the labels: no WRM), flyp "
                            "(FLYP as released: one text per image, all other texts are negatives)", many=True, choices=tuple(METHODS))
@@ -82,16 +87,32 @@ class Config:
                         low=1, high=1000)
     epochs: int = option(int, "passes over the training images", low=1, high=10**6)
     batch_size: int = option(int, "images per step", low=1, high=10**6)
-    lr: float = option(float, "peak learning rate of AdamW: a tenth of the run warms up, then a cosine to 0", low=0, high=1e9)
+    accumulate: int = option(int, "parts of a batch that go through the image tower one by one, to save memory: the same gradient", 1,
+                             low=1, high=10**6)
+    lr: float = option(float, "peak learning rate of AdamW, on a cosine to 0", low=0, high=1e9)
+    warmup: int = option(int, "steps of linear warm-up, but never more than a tenth of the run", low=0, high=10**9)
     weight_decay: float = option(float, "weight decay of AdamW, on matrices only", low=0, high=1e6)
+    select: str = option(str, "which weights are kept: the last, or the best of all epochs on in-distribution validation",
+                         choices=("last", "best"))
     model: str = option(str, "an open_clip model: ViT-B-16, local-dir:FOLDER, hf-hub:OWNER/NAME, ...")
     pretrained: str = option(str, "the tag of its weights, such as openai, or a file; for names without a schema")
     descriptions: str = option(str, "JSON file of concept descriptions")
+    template: tuple = option(str, "default prompts, with {} for the name of the class", many=True)
     device: str = option(str, "cpu, cuda, cuda:1, mps; auto takes the fastest that is there", "auto")
-    out: str = option(str, "folder for results.json and tradeoff.png; runs/DATASET if left out")
+    grad_checkpointing: bool = option(bool, "compute activations twice instead of keeping them: less memory, slower", False)
+    workers: int = option(int, "processes that read image files; the number of cores, 8 at most, if left out", low=0, high=1024)
+    skip_bad_images: bool = option(bool, "leave out training images that cannot be read, and count them", False)
+    save_every: int = option(int, "steps between two checkpoints; 0 for none before the end", low=0, high=10**9)
+    resume: bool = option(bool, "go on from the checkpoints in --out", False)
+    eval_only: bool = option(bool, "evaluate --model, a folder that a run left, with its own prompts", False)
+    out: str = option(str, "folder for results.json, tradeoff.png and the models; runs/DATASET if left out")
 
     def __post_init__(self):
         recipe = DATASETS.get(self.dataset, {}) if isinstance(self.dataset, str) else {}
+        if self.eval_only and (self.descriptions or self.template):
+            raise BadInput(f"--eval-only --{'descriptions' if self.descriptions else 'template'}: allowed without it; the prompts are the model's own")
+        if self.model is not None and self.pretrained is None:  # the tag in the recipe belongs to the model in the recipe
+            recipe = {k: v for k, v in recipe.items() if k != "pretrained"}
         for f in dataclasses.fields(self):
             value, name = getattr(self, f.name), "--" + f.name.replace("_", "-")
             value = recipe.get(f.name) if value is None else value
@@ -101,7 +122,12 @@ class Config:
             elif value is not None or f.default is not None or f.name in recipe:
                 value = _checked(value, name, **f.metadata)
             object.__setattr__(self, f.name, value)
-        object.__setattr__(self, "out", self.out or f"runs/{self.dataset}")
+        for template in self.template:
+            if template.count("{}") != 1:
+                raise BadInput(f"--template {template}: must hold one {{}}, for the name of the class")
+        if self.accumulate > 1 and (self.loss == "flyp" or "flyp" in self.method):
+            raise BadInput(f"--accumulate {self.accumulate}: only 1 with a contrastive loss, which needs the whole batch at once")
+        object.__setattr__(self, "out", self.out or f"runs/{self.dataset}" + "-eval" * self.eval_only)
 
     def beta_of(self, lam):
         """The weight of the default head after training with this lambda; a single head is never mixed."""
@@ -114,6 +140,8 @@ def _checked(value, name, kind, choices, low, high, **_):
         raise BadInput(f"{name} {value}: unknown; allowed: {', '.join(choices)}")
     if kind is str:
         ok, allowed = isinstance(value, str) and value != "", "a text"
+    elif kind is bool:
+        ok, allowed = isinstance(value, bool), "True or False"
     else:  # a whole number will do for a float; True is no number, and NaN is in no range
         ok = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high and kind(value) == value
         allowed = f"{'a whole number' if kind is int else 'a number'} from {low:g} to {high:g}"
@@ -127,79 +155,121 @@ def _checked(value, name, kind, choices, low, high, **_):
 @dataclass
 class Split:
     """Images with labels, on the CPU. `groups` name subsets whose accuracy is reported apart."""
-    images: torch.Tensor          # (N, 3, H, W) uint8
-    labels: torch.Tensor          # (N,) int64, on the CPU
+    images: object                # (N, 3, H, W) uint8, or N paths
+    labels: torch.Tensor          # (N,) int64
     oracle: torch.Tensor = None   # (N, C) the true p(y | x_c), where the generator knows it
     groups: dict = field(default_factory=dict)  # name -> (N,) bool
+    group_kind: str = None        # what the groups are, if the worst of them counts: "group", "region"
+    columns: torch.Tensor = None  # (C,) the label that each class of the model counts for, -1 for none; None: its own
+    border: int = 0               # pixels that are no part of the picture, on each side
+
+    def take(self, kept):
+        """The split of some images only, by their numbers (M,)."""
+        images = self.images[kept] if isinstance(self.images, torch.Tensor) else [self.images[i] for i in kept]
+        return dataclasses.replace(self, images=images, labels=self.labels[kept], groups={k: v[kept] for k, v in self.groups.items()},
+                                   oracle=None if self.oracle is None else self.oracle[kept])
 
 
 class Data(NamedTuple):
     classes: dict     # key (as in the description file) -> name (as in the default prompt), in the order of the labels
-    template: str     # default prompt
     train: Split
     val: Split        # in-distribution: the only images that may choose anything
     tests: dict       # domain -> Split; the first is in-distribution, the rest is not
-    ceilings: dict    # domain -> the best accuracy without seeing hidden things, where it is known
+    ceilings: dict = {}  # domain -> the best accuracy without seeing hidden things, where it is known
+    metrics: tuple = ("accuracy", "accuracy")  # what counts in distribution, and out of it
+    group_weights: dict = None  # group -> its images in training: accuracies of groups, each in one domain, are averaged so too
 
 
-def load_data(config, seed):
-    """The data of a run. On the toy world a seed draws everything anew: training, validation and test images."""
-    from toy import world  # here, because toy/pretrain.py imports this file
+def load_data(config, seed=0):
+    """The data of a run. On the toy world a seed draws everything anew: training, validation and test images. Raises BadInput."""
+    if config.dataset == "toy":
+        from toy import world  # here, because toy/pretrain.py imports this file
 
-    def split(n, domain, stream):
-        pictures = world.draw(n, domain, torch.Generator().manual_seed(1000 * seed + stream))
-        return Split(pictures.images, pictures.things, pictures.oracle, {"visible": pictures.visible, "hidden": ~pictures.visible})
+        def draw(n, domain, stream):
+            pictures = world.draw(n, domain, torch.Generator().manual_seed(1000 * seed + stream))
+            return Split(pictures.images, pictures.things, pictures.oracle, {"visible": pictures.visible, "hidden": ~pictures.visible})
 
-    return Data(classes={name: name for name in world.THINGS}, template="a photo of a {}.",
-                train=split(6000, "id", 0), val=split(1000, "id", 1),
-                tests={domain: split(2000, domain, 2 + i) for i, domain in enumerate(world.DOMAINS)},
-                ceilings={domain: world.ceiling(domain) for domain in world.DOMAINS})
-
-
-def find(path):
-    """A relative path is looked for here first, then beside this file, so that the shipped files are always found."""
-    path = Path(path)
-    return path if path.exists() or path.is_absolute() else ROOT / path
-
-
-def load_descriptions(path, classes):
-    """Description file -> one list of texts per class, in the order of `classes` (key -> name). Raises BadInput.
-
-    Matched by key, never by position: a key is a class's key or its name. Shapes: {"classes": {key: {"descriptions":
-    [text, ...]}}}, and those of the authors' release, {key: text} and {key: [text, ...]}.
-    """
-    def refuse(what):
-        raise BadInput(f"--descriptions {path}: {what}")
-
-    def unique(pairs):  # a JSON object with a key twice would silently keep the last
-        repeated = [key for key, times in Counter(key for key, _ in pairs).items() if times > 1]
-        if repeated:
-            refuse(f"{', '.join(map(repr, repeated))} repeated; each class comes once")
-        return dict(pairs)
-
+        return Data({name: name for name in world.THINGS}, draw(6000, "id", 0), draw(1000, "id", 1),
+                    {domain: draw(2000, domain, 2 + i) for i, domain in enumerate(world.DOMAINS)},
+                    {domain: world.ceiling(domain) for domain in world.DOMAINS})
+    root, entry = config.data_root, DATASETS[config.dataset]
+    if root is None:
+        raise BadInput(f"--data-root: {config.dataset} needs it; {entry['layout']}")
     try:
-        content = json.loads(find(path).read_text(encoding="utf-8"), object_pairs_hook=unique)
+        classes, rows, id_test, merged = READERS[config.dataset](Path(root))
     except OSError as e:
-        refuse(f"cannot be read ({e.strerror}); allowed: a JSON file")
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as e:
-        refuse(f"not JSON in UTF-8 ({e}); see descriptions/toy.json for the form")
-    entries = content.get("classes", content) if isinstance(content, dict) else None
-    if not isinstance(entries, dict):
-        refuse("holds no classes; allowed: an object of class -> text or list of texts")
-    key_of = {name: key for key, name in classes.items()} | {key: key for key in classes}
-    entries = unique([(key_of.get(key, key), e.get("descriptions") if isinstance(e, dict) else e) for key, e in entries.items()])
-    missing, extra = [k for k in classes if k not in entries], [k for k in entries if k not in classes]
-    if missing or extra:
-        refuse(f"the classes differ; missing: {', '.join(missing) or 'none'}; not in the data: {', '.join(extra) or 'none'}")
-    owner = {}
-    for key in classes:
-        texts = entries[key] = [entries[key]] if isinstance(entries[key], str) else entries[key]
-        if not (isinstance(texts, list) and texts and all(isinstance(t, str) and t.strip() for t in texts)):
-            refuse(f"class {key!r} has {str(texts)[:60]!r}; allowed: a text or a list of texts")
-        for text in texts:
-            if owner.setdefault(" ".join(text.lower().split()), key) != key:  # as the tokenizer reads it
-                refuse(f"class {key!r} has the text of another class, {text!r}; allowed: texts that tell classes apart")
-    return [entries[key] for key in classes]
+        raise BadInput(f"--data-root {root}: {e.filename or e}: {e.strerror}; {entry['layout']}") from None
+    names = {key: " ".join(name.replace("_", " ").split()) for key, name in classes.items()}  # as they are said in a prompt
+    groups = sorted({row.group for row in rows} - {""})
+
+    def split(name):
+        own = [row for row in rows if row.split == name]
+        keys_of = merged.get(name) or {key: [key] for key in classes}  # label -> the classes whose best score it gets
+        number = {label: i for i, label in enumerate(keys_of)}
+        column = {key: number[label] for label, keys in keys_of.items() for key in keys}
+        for row in own:
+            if row.label not in number:
+                raise BadInput(f"--data-root {root}: {row.image} has the label {row.label!r}; allowed in {name}: "
+                               + ", ".join(list(number)[:20]) + ", ..." * (len(number) > 20))
+            if isinstance(row.image, Path) and not row.image.is_file() and not (name == "train" and config.skip_bad_images):
+                raise BadInput(f"--data-root {root}: {row.image} is not there; it is an image of {name}")
+        return Split(torch.stack([row.image for row in own]) if own and isinstance(own[0].image, torch.Tensor) else [row.image for row in own],
+                     torch.tensor([number[row.label] for row in own], dtype=torch.int64),
+                     groups={group: torch.tensor([row.group == group for row in own], dtype=torch.bool) for group in groups},
+                     group_kind=entry.get("group"),
+                     columns=torch.tensor([column.get(key, -1) for key in classes]) if name in merged else None,
+                     border=2 if name == "objectnet" else 0)
+
+    train, val = split("train"), split("val")
+    tests = {name: split(name) for name in dict.fromkeys(row.split for row in rows) if name not in ("train", "val")}
+    id_test = id_test if id_test in tests else "val"
+    tests = {id_test: tests.get(id_test, val)} | tests  # in-distribution first
+    if not len(val.labels):
+        raise BadInput(f"--data-root {root}: no validation images; {entry['layout']}")
+    log(f"{config.dataset}: {len(names)} classes ({', '.join(list(names.values())[:20])}{', ...' if len(names) > 20 else ''}); images: "
+        + ", ".join(f"{name} {len(part.labels)}" for name, part in [("train", train), ("val", val), *tests.items()]))
+    return Data(names, train, val, tests, {}, entry["metrics"], entry.get("group_weights"))
+
+
+class Pictures(torch.utils.data.Dataset):
+    """A split's images as a model wants them, by (number of a batch, indices) -> ((B, 3, H, W), {index: why it is not there})."""
+
+    def __init__(self, split, transform, seed):
+        self.split, self.transform, self.seed = split, transform, seed
+
+    def __getitem__(self, item):
+        number, indices = item
+        prepared, bad = [], {}
+        with torch.random.fork_rng(devices=[]):
+            # Chance depends on seed and step alone: the same whoever reads, in whatever order, before and after a resume.
+            torch.default_generator.manual_seed(self.seed * 1_000_003 + number)
+            for i in indices.tolist():
+                source = self.split.images[i]
+                try:
+                    picture = (Image.fromarray(source.permute(1, 2, 0).numpy()) if isinstance(source, torch.Tensor)
+                               else read_image(source, self.split.border))
+                    prepared.append(self.transform(picture))
+                except BadInput as e:  # an exception would arrive from a worker as a page of traceback
+                    bad[i] = str(e)
+        return torch.stack(prepared) if prepared else torch.empty(0), bad
+
+
+def prepared_batches(model, split, batches, workers=None, seed=None, first=0):
+    """Yield (images (B, 3, H, W), {index: why it is not there}) for each batch of indices, `first` being the number of the first one.
+
+    With a seed, images are cropped at random for training. Those in memory and of the model's size go through as they are.
+    """
+    size = model.visual.image_size if isinstance(model.visual.image_size, tuple) else (model.visual.image_size,) * 2
+    if isinstance(split.images, torch.Tensor) and split.images.shape[2:] == size:
+        yield from ((split.images[batch], {}) for batch in batches)
+        return
+    transform = image_transform_v2(PreprocessCfg(**open_clip.get_model_preprocess_cfg(model) | dict(size=size)), is_train=seed is not None,
+                                   aug_cfg=AugmentationCfg(scale=(0.9, 1.0)))  # the crop of FLYP's recipe
+    if workers is None:
+        workers = min(8, os.cpu_count() or 1) if len(batches) > 1 else 0
+    yield from torch.utils.data.DataLoader(
+        Pictures(split, transform, seed or 0), sampler=list(enumerate(batches, first)), batch_size=None, num_workers=workers,
+        pin_memory=next(model.parameters()).is_cuda, generator=torch.Generator())  # its own: the run's chance is not touched
 
 
 # --------------------------------------------------------------------------------------------------- model and heads
@@ -220,13 +290,18 @@ def load_clip(model, pretrained=None, device="cpu"):
 
     `model` is a name such as "ViT-B-16" (then `pretrained` is a tag or a file), "local-dir:FOLDER" or "hf-hub:OWNER/NAME".
     """
+    state, activation = None, None
     if ":" not in model:
         if model not in open_clip.list_models():
             near = difflib.get_close_matches(model, open_clip.list_models(), 5, 0)
             raise BadInput(f"--model {model}: unknown to open_clip; allowed: local-dir:FOLDER, hf-hub:OWNER/NAME, or a name such "
                            f"as {', '.join(near)}")
         tags = open_clip.list_pretrained_tags_by_model(model)
-        if not pretrained or pretrained not in tags and not os.path.isfile(pretrained):
+        if pretrained in tags:
+            activation = bool(open_clip.get_pretrained_cfg(model, pretrained).get("quick_gelu"))
+        elif pretrained and os.path.isfile(pretrained):
+            state, activation = read_weights(pretrained)
+        else:
             raise BadInput(f"--pretrained {pretrained}: no weights for --model {model}, and random ones are no zero-shot model; "
                            f"allowed: a file, {', '.join(tags)}")
     elif pretrained:
@@ -236,18 +311,55 @@ def load_clip(model, pretrained=None, device="cpu"):
         if not (folder / "open_clip_config.json").is_file():
             raise BadInput(f"--model {model}: no open_clip_config.json there; allowed: a folder that open_clip saved")
         model = f"local-dir:{folder}"
+        if (folder / "drm.json").is_file():
+            activation = read_json(folder / "drm.json").get("quick_gelu")
     logging.disable(logging.CRITICAL)  # what matters of open_clip's log is said by the exception
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("error", message="QuickGELU mismatch")  # other features than the weights were trained for
-            clip = open_clip.create_model(model, pretrained, require_pretrained=True, device=device)
+            warnings.simplefilter("ignore", FutureWarning)
+            clip = open_clip.create_model(model, None if state else pretrained, require_pretrained=not state, load_weights=not state,
+                                          pretrained_text=False, force_quick_gelu=bool(activation) and ":" not in model, device=device)
             tokenizer = open_clip.get_tokenizer(model)
-            tokenizer.encode("")
+            tokenizer([""])
+        if state:
+            if "positional_embedding" in state and not hasattr(clip, "positional_embedding"):
+                state = open_clip.model.convert_to_custom_text_state_dict(state)
+            clip.load_state_dict(state, strict=True)
+            log(f"{pretrained}: all {len(state)} tensors loaded into {model}")
+        clip.source = dict(model_cfg=open_clip.get_model_config(model))  # goes into the folders that are saved
+    except ImportError as e:
+        raise BadInput(f"--model {model}: its tokenizer or text tower needs a package that is not installed ({e}); pip install transformers") from None
     except Exception as e:  # damaged weights, another shape, no network: open_clip, safetensors and the hub raise many kinds
         raise BadInput(f"--model {model}: open_clip cannot load it: {str(e)[:300]}") from None
     finally:
         logging.disable(logging.NOTSET)
+    clip.source["model_cfg"]["quick_gelu"] = quick_gelu = any(isinstance(m, open_clip.transformer.QuickGELU) for m in clip.modules())
+    if activation is not None and activation != quick_gelu:
+        raise BadInput(f"--model {model}: the weights were trained {'with' if activation else 'without'} QuickGELU, and this model would "
+                       f"give other features; allowed: a model {'with' if activation else 'without'} it")
     return clip.float().eval(), tokenizer
+
+
+def read_weights(path):
+    """A file of weights -> (state dict, True if it is OpenAI's, hence QuickGELU, else None). Nothing is ever unpickled. Raises BadInput.
+
+    safetensors, or a state dict saved by torch, also inside "state_dict" or "model" and with "module." or "model." before its names.
+    """
+    try:
+        state = load_file(path) if str(path).endswith(".safetensors") else torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:
+        raise BadInput(f"--pretrained {path}: no plain state dict, and loading a pickled object would run code in it, which never happens "
+                       f"here (FLYP's and DRM's .pt files and TorchScript are such); allowed: safetensors, or torch.save(model.state_dict()) "
+                       f"({str(e).splitlines()[0][:120]})") from None
+    while isinstance(state, dict) and any(isinstance(state.get(key), dict) for key in ("state_dict", "model")):
+        state = next(state[key] for key in ("state_dict", "model") if isinstance(state.get(key), dict))
+    if not (isinstance(state, dict) and state and all(isinstance(v, torch.Tensor) for v in state.values())):
+        raise BadInput(f"--pretrained {path}: no state dict; allowed: names with tensors")
+    for prefix in ("module.", "model.", "module."):
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    openai = [state.pop(key, None) is not None for key in ("input_resolution", "context_length", "vocab_size")]
+    return state, True if any(openai) else None
 
 
 class Texts(NamedTuple):
@@ -258,10 +370,12 @@ class Texts(NamedTuple):
 def tokenize(tokenizer, texts, source="texts", device="cpu"):
     """Lists of texts, one list per class -> Texts. A text longer than the context would be cut without a word: BadInput."""
     flat = [(text, c) for c, of_class in enumerate(texts) for text in of_class]
+    length = tokenizer.context_length
     for text, _ in flat:
-        n = len(tokenizer.encode(text)) + 2  # start and end token
-        if n > tokenizer.context_length:
-            raise BadInput(f"{source}: a text of {n} tokens, {text[:60]!r}...; this model reads {tokenizer.context_length} at most")
+        [whole] = tokenizer([text], context_length=4096).tolist()  # start, end and padding as this tokenizer sets them
+        n = 4096 - next((i for i, token in enumerate(reversed(whole)) if token != whole[-1]), 4096)
+        if n > length:
+            raise BadInput(f"{source}: a text of {n} tokens, {text[:60]!r}...; this model reads {length} at most")
     return Texts(tokenizer([text for text, _ in flat]).to(device), torch.tensor([c for _, c in flat], device=device))
 
 
@@ -301,9 +415,6 @@ def image_features(model, images):
         prepared = open_clip.get_model_preprocess_cfg(model)
         mean, std = (torch.tensor(prepared[k], device=images.device)[:, None, None] for k in ("mean", "std"))
         images = (images.float() / 255 - mean) / std
-        size = model.visual.image_size if isinstance(model.visual.image_size, tuple) else (model.visual.image_size,) * 2
-        if images.shape[2:] != size:
-            images = F.interpolate(images, size, mode="bicubic")
     return model.encode_image(images, normalize=True)
 
 
@@ -323,44 +434,61 @@ def interpolate_weights(zero_shot, fine_tuned, alpha):
 # ----------------------------------------------------------------------------------------------------- core targets
 
 def core_targets(estimator, features, labels, head, scale, oracle=None):
-    """Estimate p_c(y | x) on the training images with the zero-shot model: (N, C), rows sum to one. Method section 5.
+    """Estimate p_c(y | x) on the training images with the zero-shot model. Method section 5.
 
-    features (N, D) and concept head (C, D) are unit embeddings, labels (N,), scale is the logit scale. "oracle" needs the true
-    p(y | x_c) (N, C). All of them are derived here: the paper's exact estimator is not published.
+    features (N, D), kept in whatever precision, and concept head (C, D) are unit embeddings, labels (N,), scale is the logit
+    scale; "oracle" needs the true p(y | x_c) (N, C). Returns a function: numbers of images (B,) or a slice -> their core targets
+    (B, C), rows that sum to one; N x C is never held at once, so that ImageNet fits. All of the estimators are derived here:
+    the paper's exact one is not published.
     """
+    def affinity(batch):
+        return features[batch].to(head) @ head.T  # (B, C)
+
+    def softmax(batch):
+        return (scale * affinity(batch)).softmax(1)
+
+    def onehot(batch):
+        return F.one_hot(labels[batch], len(head)).to(head)
+
     if estimator == "oracle":
-        return oracle.to(features)
+        return lambda batch: oracle[batch].to(head)
     if estimator == "onehot":
-        return F.one_hot(labels, len(head)).to(features)
-    affinity = features @ head.T  # (N, C)
-    softmax = (scale * affinity).softmax(1)
+        return onehot
     if estimator == "softmax":
         return softmax
     if estimator == "normalized":  # every class's affinities brought to one range, so that none is favoured for its wording
-        low, high = (affinity.quantile(q, dim=0) for q in (0.01, 0.99))  # (C,)
-        affinity = ((affinity - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
-        candidates = torch.logspace(-1, 3, 200).tolist()
-        k = min(candidates, key=lambda k: F.cross_entropy(k * affinity, labels).item())  # temperature scaling
-        return (k * affinity).softmax(1)
+        columns = (features.to(head) @ some.T for some in head.split(max(1, 2**24 // len(labels))))  # what quantile takes at once
+        low, high = torch.cat([c.quantile(c.new_tensor([0.01, 0.99]), dim=0) for c in columns], 1)  # (C,) each
+
+        def normalized(batch):
+            return ((affinity(batch) - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
+
+        some = torch.arange(0, len(labels), -(-len(labels) // 20_000))  # enough images for one number
+        at_some, candidates = normalized(some), torch.logspace(-1, 3, 200).tolist()
+        k = min(candidates, key=lambda k: F.cross_entropy(k * at_some, labels[some]).item())  # temperature scaling
+        return lambda batch: (k * normalized(batch)).softmax(1)
     # "label": the label, as far as the zero-shot model recognises it in this image
-    recognised = softmax.gather(1, labels[:, None])[:, 0]  # (N,)
+    recognised = torch.cat([softmax(part).gather(1, labels[part, None])[:, 0] for part in torch.arange(len(labels)).split(8192)])  # (N,)
     trust = torch.ones_like(recognised)  # stays 1 in a class whose images are all recognised alike, such as a class of one
     for c in labels.unique():
         low, high = recognised[labels == c].quantile(0.02), recognised[labels == c].quantile(0.98)
         if high > low:
             trust[labels == c] = ((recognised[labels == c] - low) / (high - low)).clamp(0, 1)
-    return trust[:, None] * F.one_hot(labels, len(head)) + (1 - trust[:, None]) / len(head)
+    return lambda batch: trust[batch, None] * onehot(batch) + (1 - trust[batch, None]) / len(head)
 
 
 def target_quality(estimator, targets, labels, oracle=None):
-    """What core targets (N, C) give the true class on average and, where an oracle knows, KL(oracle || targets) in nats
-    (None when infinite)."""
-    quality = dict(estimator=estimator, true_class=targets.gather(1, labels[:, None]).mean().item())
-    if oracle is not None:
-        oracle = oracle.to(targets)
-        kl = (torch.xlogy(oracle, oracle) - torch.xlogy(oracle, targets)).sum(1).mean().item()
-        quality["kl_from_oracle"] = kl if math.isfinite(kl) else None
-    return quality
+    """What core targets, a function as above, give the true class on average and, where an oracle knows, KL(oracle || targets)
+    in nats (None when infinite)."""
+    true_class, kl = 0.0, 0.0 if oracle is not None else None
+    for part in torch.arange(len(labels)).split(8192):
+        p = targets(part)  # (B, C)
+        true_class += p.gather(1, labels[part, None]).sum().item()
+        if oracle is not None:
+            p_c = oracle[part].to(p)
+            kl += (torch.xlogy(p_c, p_c) - torch.xlogy(p_c, p)).sum().item()
+    quality = dict(estimator=estimator, true_class=true_class / len(labels))
+    return quality if kl is None else quality | dict(kl_from_oracle=kl / len(labels) if math.isfinite(kl) else None)
 
 
 # -------------------------------------------------------------------------------------------------------- dual loss
@@ -400,20 +528,149 @@ def dual_loss(features, default_head, concept_head, scale, labels, targets, lam,
     return wrm_loss if lam == math.inf else erm_loss + lam * wrm_loss
 
 
+# ------------------------------------------------------------------------------------------------------ checkpoints
+
+def read_json(path):
+    """A JSON file -> dict. Raises BadInput."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise BadInput(f"{path}: cannot be read as JSON ({e})") from None
+    if not isinstance(content, dict):
+        raise BadInput(f"{path}: holds no object")
+    return content
+
+
+def write(path, save):
+    """save(temporary path) of a file or a folder, then rename: an interrupted or failed write costs nothing that is there. Raises BadInput."""
+    temporary, old = path.with_name(path.name + ".tmp"), path.with_name(path.name + ".old")
+    try:
+        for leftover in (temporary, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        save(temporary)
+        if path.is_dir():  # a folder that is not empty cannot be replaced in one move
+            os.replace(path, old)
+        os.replace(temporary, path)
+        shutil.rmtree(old, ignore_errors=True)
+    except (OSError, SafetensorError) as e:
+        raise BadInput(f"--out {path}: cannot be written ({getattr(e, 'strerror', None) or e}); what was there before is still there") from None
+
+
+def save_clip(folder, model, tokenizer, about):
+    """A model as a folder that open_clip loads with local-dir:, with drm.json beside it: what it was trained on and how it is used."""
+    folder.mkdir(parents=True)
+    prepare = {k: v for k, v in open_clip.get_model_preprocess_cfg(model).items() if k in ("mean", "std", "interpolation", "resize_mode")}
+    config = model.source | dict(preprocess_cfg=prepare)
+    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    (folder / "drm.json").write_text(json.dumps(about | dict(quick_gelu=config["model_cfg"]["quick_gelu"]), indent=1) + "\n", encoding="utf-8")
+    save_file({k: v.detach().cpu().clone() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    if hasattr(tokenizer, "save_pretrained"):  # open_clip looks for them in the folder
+        tokenizer.save_pretrained(folder)
+
+
+class Checkpoints:
+    """The checkpoints of one training: folder/step-N while it runs, one at a time, and folder/model when it is finished.
+
+    about: what decides the training. With resume, load() goes on from what is there, and refuses what another training left.
+    """
+
+    def __init__(self, folder, tokenizer, about, resume):
+        self.folder, self.tokenizer, self.about, self.resume, self.last = folder, tokenizer, about, resume, None
+
+    def steps(self):
+        return sorted((p for p in self.folder.glob("step-*") if p.suffix == ""), key=lambda p: int(p.name.removeprefix("step-")))
+
+    def load(self, model, optimizer, scaler):
+        """-> (losses of the steps taken, the best weights so far), with everything put back in its place."""
+        there = [p for p in (self.folder / "model", self.folder / "model.old", *reversed(self.steps())) if p.is_dir()]
+        if not (self.resume and there):
+            return [], {}
+        self.last, saved, device = there[0], read_json(there[0] / "drm.json"), str(next(model.parameters()).device)
+        changed = [key for key, value in self.about["recipe"].items() if saved.get("recipe", {}).get(key) != value]
+        if changed or saved.get("prompts") != self.about["prompts"]:
+            raise BadInput(f"--resume: {self.last} was trained with another {', '.join(changed) or 'set of prompts'}; allowed: the same, or another --out")
+        try:
+            model.load_state_dict(load_file(self.last / "open_clip_model.safetensors", device=device))
+            if self.last.name.startswith("model"):
+                log(f"{self.last}: finished before, loaded")
+                return saved["losses"], {}
+            flat, state = load_file(self.last / "optimizer.safetensors", device=device), {}
+            for name, tensor in flat.items():
+                number, key = name.split(".")
+                state.setdefault(int(number), {})[key] = tensor
+            optimizer.load_state_dict(optimizer.state_dict() | dict(state=state))
+            scaler.load_state_dict(saved["scaler"])
+            best = saved["best"] and saved["best"] | dict(state=load_file(self.last / "best.safetensors"))
+        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as e:
+            raise BadInput(f"--resume: {self.last} is damaged ({str(e)[:200]}); remove it to start anew") from None
+        log(f"{self.last}: going on after step {len(saved['losses'])}")
+        return saved["losses"], best
+
+    def save(self, model, optimizer, scaler, losses, best):
+        def save(folder):
+            progress = dict(losses=losses, scaler=scaler.state_dict(), best={k: v for k, v in best.items() if k != "state"})
+            save_clip(folder, model, self.tokenizer, self.about | progress)
+            save_file({f"{number}.{key}": tensor for number, of_one in optimizer.state_dict()["state"].items()
+                       for key, tensor in of_one.items()}, folder / "optimizer.safetensors")
+            if best:
+                save_file(best["state"], folder / "best.safetensors")
+
+        self.last = self.folder / f"step-{len(losses)}"
+        write(self.last, save)
+        for older in self.steps():
+            if older != self.last:
+                shutil.rmtree(older, ignore_errors=True)
+
+    def finish(self, model, losses):
+        self.last = self.folder / "model"
+        write(self.last, lambda folder: save_clip(folder, model, self.tokenizer, self.about | dict(losses=losses)))
+        for older in self.steps():
+            shutil.rmtree(older, ignore_errors=True)
+
+
 # --------------------------------------------------------------------------------------------------------- training
 
-def train(model, split, default_texts, concept_texts, targets, config, lam, form, seed, name=None):
+def check_training(split, config, contrastive):
+    """Count the steps before any is taken. Raises BadInput where nothing can be learned."""
+    n = len(split.labels)
+    if n == 0:
+        raise BadInput(f"--dataset {config.dataset}: 0 training images, so training would take no step; allowed: 2 or more")
+    if len(split.labels.unique()) == 1:
+        raise BadInput(f"--dataset {config.dataset}: all {n} training images are of one class; allowed: 2 classes or more")
+    if contrastive and min(config.batch_size, n) == 1:
+        raise BadInput("--batch-size 1: a contrastive loss on a batch of one is always 0; allowed: 2 or more")
+
+
+@contextlib.contextmanager
+def stop_requested(active):
+    """Within it, SIGINT and SIGTERM are no end but make the list that it gives non-empty, so that the step can be finished."""
+    came, old = [], {}
+    if active and threading.current_thread() is threading.main_thread():
+        old = {s: signal.signal(s, lambda number, frame: came.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield came
+    finally:
+        for s, handler in old.items():
+            signal.signal(s, handler)
+
+
+def train(model, split, default_texts, concept_texts, targets, config, lam, form, seed, name=None, score=None, keep=None):
     """Fine-tune `model` in place, both towers, and return the loss of every step.
 
-    targets: core targets (N, C) of the training images, or None for lam = 0. `form`: "ce" (over all classes), "flyp"
+    targets: numbers of training images (B,) -> their core targets (B, C); None for lam = 0. `form`: "ce" (over all classes), "flyp"
     (contrastive, over the classes of the batch) or "flyp-released" (the baseline; lam = 0). With a name, a progress bar is
-    shown. Raises BadInput as soon as a loss is not finite.
+    shown. score(model): the weights of the epoch at which it is highest are kept, instead of the last. `keep`: Checkpoints.
+    Raises BadInput as soon as a loss is not finite, and Stopped.
     """
     device, n, size = next(model.parameters()).device, len(split.labels), config.batch_size
+    check_training(split, config, form != "ce")
+    if config.accumulate > 1 and any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in model.modules()):
+        raise BadInput(f"--accumulate {config.accumulate}: this model has batch norms, for which parts of a batch are not the batch; allowed: 1")
     order = torch.Generator().manual_seed(seed)
     # Whole batches only (a batch of all images if there are fewer); the few left out change with the shuffle.
-    batches = [batch for _ in range(config.epochs) for batch in torch.randperm(n, generator=order).split(size)[:max(1, n // size)]]
-    warmup = max(1, len(batches) // 10)
+    per_epoch = max(1, n // size)
+    batches = [batch for _ in range(config.epochs) for batch in torch.randperm(n, generator=order).split(size)[:per_epoch]]
+    warmup = max(1, min(config.warmup, len(batches) // 10))
 
     def lr_factor(step):  # linear warm-up, then a cosine to 0
         return min((step + 1) / warmup, (1 + math.cos(math.pi * max(0, step - warmup) / (len(batches) - warmup + 1))) / 2)
@@ -422,31 +679,80 @@ def train(model, split, default_texts, concept_texts, targets, config, lam, form
     vectors = [p for p in model.parameters() if p.ndim <= 1]  # norms, biases and the logit scale are not decayed
     optimizer = torch.optim.AdamW([dict(params=matrices, weight_decay=config.weight_decay), dict(params=vectors, weight_decay=0.0)],
                                   lr=config.lr, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor)
+    half = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16  # weights stay float32
+    scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda" and half is torch.float16)
+    highest_scale = max(math.log(100), logit_scale(model).log().item())  # SigLIP starts above 100
     every_class = torch.arange(int(default_texts.owner.max()) + 1, device=device)
+    losses, best = keep.load(model, optimizer, scaler) if keep else ([], {})
+    if len(losses) == len(batches):
+        return losses
+
+    def refuse(what):
+        last = f"; the last good checkpoint is {keep.last}" if keep and keep.last else ""
+        raise BadInput(f"--lr {config.lr}: {what}; allowed: a rate at which it stays finite{last}")
+
+    first = len(losses)
+    if config.grad_checkpointing:
+        model.set_grad_checkpointing()
     model.train()
-    losses = []
-    for batch in tqdm(batches, desc=name, unit="step", mininterval=0.5, disable=name is None):
-        images, labels = split.images[batch].to(device), split.labels[batch].to(device)
-        classes, columns = (every_class, labels) if form == "ce" else labels.unique(return_inverse=True)  # (K,), (B,)
-        features, scale = image_features(model, images), logit_scale(model)  # (B, D)
-        default_head = build_head(model, default_texts, classes) if lam < math.inf else None  # (K, D)
-        if form == "flyp-released":
-            loss = flyp_loss(features, default_head[columns], scale)
-        else:
-            concept_head = build_head(model, concept_texts, classes) if lam > 0 else None  # (K, D)
-            p_c = targets[batch].to(device)[:, classes] if lam > 0 else None  # (B, K)
-            loss = dual_loss(features, default_head, concept_head, scale, columns, p_c, lam, form)
-        losses.append(loss.item())
-        if not math.isfinite(losses[-1]):
-            raise BadInput(f"--lr {config.lr}: the loss of step {len(losses)} is {losses[-1]}; allowed: a rate at which it stays finite")
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(0, math.log(100))
+    pictures = prepared_batches(model, split, batches[first:], config.workers, seed, first)
+    bar = tqdm(pictures, name, len(batches), initial=first, unit="step", mininterval=0.5, disable=name is None)
+    with stop_requested(keep) as stop:
+        for step, (images, bad) in enumerate(bar, first):
+            for reason in bad.values():
+                raise BadInput(reason)
+            batch = batches[step]
+            labels = split.labels[batch].to(device)
+            torch.manual_seed(seed * 1_000_003 + step)  # dropout and the like, where a model has it: alike before and after a resume
+            for group in optimizer.param_groups:
+                group["lr"] = config.lr * lr_factor(step)
+            classes, columns = (every_class, labels) if form == "ce" else labels.unique(return_inverse=True)  # (K,), (B,)
+            with torch.autocast(device.type, half, enabled=device.type == "cuda"):
+                default_head = build_head(model, default_texts, classes) if lam < math.inf else None  # (K, D)
+                concept_head = build_head(model, concept_texts, classes) if lam > 0 else None  # (K, D)
+            # Each part of the batch sends its gradient as far as the heads; from there it is sent through the text tower once.
+            heads = [None if head is None else head.detach().float().requires_grad_() for head in (default_head, concept_head)]
+            losses.append(0.0)
+            for part in torch.arange(len(batch)).chunk(config.accumulate):
+                with torch.autocast(device.type, half, enabled=device.type == "cuda"):
+                    features = image_features(model, images[part].to(device))  # (B, D)
+                features, scale = features.float(), logit_scale(model)
+                if form == "flyp-released":
+                    loss = flyp_loss(features, heads[0][columns[part]], scale)
+                else:
+                    p_c = targets(batch[part])[:, classes] if lam > 0 else None  # (B, K)
+                    loss = dual_loss(features, *heads, scale, columns[part], p_c, lam, form)
+                loss = loss * (len(part) / len(batch))
+                losses[-1] += loss.item()
+                if not math.isfinite(losses[-1]):
+                    refuse(f"the loss of step {len(losses)} is {losses[-1]}")
+                scaler.scale(loss).backward()
+            for head, leaf in zip((default_head, concept_head), heads):
+                if head is not None:
+                    head.backward(leaf.grad.to(head))
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+            with torch.no_grad():
+                model.logit_scale.clamp_(0, highest_scale)
+            if score and (step + 1) % per_epoch == 0:
+                value = score(model)
+                log(f"{name}: epoch {(step + 1) // per_epoch}, validation {value:.4f}")
+                if not best or value > best["score"]:
+                    best = dict(score=value, epoch=(step + 1) // per_epoch, state={k: v.cpu().clone() for k, v in model.state_dict().items()})
+            if keep and (stop or config.save_every and (step + 1) % config.save_every == 0):
+                if not all(p.isfinite().all() for p in model.parameters()):
+                    refuse(f"the weights after step {len(losses)} are not finite")
+                keep.save(model, optimizer, scaler, losses, best)
+            if stop:
+                raise Stopped(f"stopped after step {step + 1} of {len(batches)}; to go on, give the same command with --resume")
+    if best:
+        model.load_state_dict(best["state"])
+    if config.grad_checkpointing:
+        model.set_grad_checkpointing(False)
     model.eval()
+    if keep:
+        keep.finish(model, losses)
     return losses
 
 
@@ -458,107 +764,217 @@ def mix(p_default, p_concept, beta):
 
 
 @torch.no_grad()
-def encode_images(model, split, size=500):
-    """All images of a split -> unit embeddings (N, D), with the model in eval mode."""
-    device = next(model.parameters()).device
+def encode_images(model, split, workers=None, bad=None):
+    """All images of a split -> unit embeddings (N, D), with the model in eval mode.
+
+    Images that cannot be read are left out and noted in `bad`, {index: reason}; without it they raise BadInput.
+    """
+    device, in_memory = next(model.parameters()).device, isinstance(split.images, torch.Tensor)
     was_training = model.training
     model.eval()
-    features = torch.cat([image_features(model, split.images[i:i + size].to(device)) for i in range(0, len(split.labels), size)])
+    features = []
+    for images, unreadable in prepared_batches(model, split, torch.arange(len(split.labels)).split(500 if in_memory else 128), workers):
+        if unreadable and bad is None:
+            raise BadInput(next(iter(unreadable.values())))
+        if unreadable:
+            bad.update(unreadable)
+        if len(images):
+            features.append(image_features(model, images.to(device)))
     model.train(was_training)
-    return features
+    return torch.cat(features) if features else torch.empty(0, device=device)
 
 
 @torch.no_grad()
-def predict(model, split, default_texts, concept_texts):
+def predict(model, split, default_texts, concept_texts, workers=None):
     """(p_default, p_concept), (N, C) each, from one pass of the image encoder; in double precision on the CPU, so that the
-    log of a small probability stays finite. Method section 7."""
-    features, scale = encode_images(model, split).cpu().double(), logit_scale(model).cpu().double()
-    return tuple((scale * features @ build_head(model, texts).cpu().double().T).softmax(1) for texts in (default_texts, concept_texts))
+    log of a small probability stays finite. Where labels are not classes, a label's logit is the highest of its classes, and
+    classes that are no label's are left out before the softmax. Method section 7."""
+    features, scale = encode_images(model, split, workers).cpu().double(), logit_scale(model).cpu().double()
+
+    def probabilities(texts):
+        logits = scale * features @ build_head(model, texts).cpu().double().T  # (N, C)
+        if split.columns is not None:
+            kept = split.columns >= 0
+            columns = split.columns[kept].expand(len(logits), -1)
+            logits = torch.full((len(logits), int(split.columns.max()) + 1), -math.inf, dtype=logits.dtype).scatter_reduce(
+                1, columns, logits[:, kept], "amax")
+        return logits.softmax(1)
+
+    return probabilities(default_texts), probabilities(concept_texts)
 
 
 def metrics(p, split):
-    """Probabilities (N, C) -> accuracy (0 to 1), log loss (nats), n, and the accuracy and n of each group."""
-    correct = (p.argmax(1) == split.labels).double()
-    result = dict(accuracy=correct.mean().item(), n=len(correct),
-                  log_loss=-p.gather(1, split.labels[:, None]).log().mean().item())
+    """Probabilities (N, C) -> accuracy, macro F1, macro recall (0 to 1), log loss (nats) and n; accuracy and n of each group.
+
+    As WILDS defines them, on the whole split: macro means over the classes that are present in the labels, of which one that is
+    never predicted counts 0; groups without images have no accuracy and are not the worst, nor is a region "Other".
+    """
+    predicted, labels, size = p.argmax(1), split.labels, p.shape[1]
+    correct = (predicted == labels).double()
+    hits, truth, guesses = (torch.bincount(which, minlength=size).double() for which in (labels[predicted == labels], labels, predicted))
+    present = truth > 0
+    result = dict(accuracy=correct.mean().item(), n=len(correct), log_loss=-p.gather(1, labels[:, None]).log().mean().item(),
+                  macro_f1=(2 * hits / (truth + guesses))[present].mean().item(), macro_recall=(hits / truth)[present].mean().item())
     for name, members in split.groups.items():
-        if members.any():  # a group without images has no accuracy
+        if members.any():
             result |= {f"accuracy_{name}": correct[members].mean().item(), f"n_{name}": int(members.sum())}
+    if split.group_kind:
+        ranked = [result[f"accuracy_{name}"] for name, members in split.groups.items() if members.any() and name != "Other"]
+        result[f"worst_{split.group_kind}_accuracy"] = min(ranked, default=None)
     return result
 
 
-def evaluate(model, data, default_texts, concept_texts, betas):
+
+def evaluate(model, data, default_texts, concept_texts, betas, workers=None):
     """One result for each beta: metrics on validation and every test domain, and their summary. Log losses in nats.
 
-    Mean and worst OOD accuracy leave out the first, in-distribution domain; the worst log loss is over all. Raises BadInput.
+    The summary's mean and worst leave out the first, in-distribution domain; the worst log loss is over all. Raises BadInput.
     """
-    p = {domain: predict(model, split, default_texts, concept_texts) for domain, split in [("val", data.val), *data.tests.items()]}
-    results = []
-    for beta in betas:
-        domains = {domain: metrics(mix(*p[domain], beta), split) for domain, split in data.tests.items()}
-        (_, in_distribution), *shifted = domains.items()
-        accuracies = [m["accuracy"] for _, m in shifted]
-        if not all(math.isfinite(m["log_loss"]) for m in domains.values()):
+    results = [dict(beta=beta, validation=None, domains={}) for beta in betas]
+    p_val = predict(model, data.val, default_texts, concept_texts, workers)
+    for result in results:
+        result["validation"] = metrics(mix(*p_val, result["beta"]), data.val)
+    for domain, split in data.tests.items():
+        p = p_val if split is data.val else predict(model, split, default_texts, concept_texts, workers)
+        for result in results:
+            result["domains"][domain] = metrics(mix(*p, result["beta"]), split)
+    id_metric, ood_metric = data.metrics
+    for result in results:
+        in_distribution, *shifted = result["domains"].values()
+        if not all(math.isfinite(m["log_loss"]) for m in result["domains"].values()):
             raise BadInput("the model's probabilities are not finite; allowed: a smaller --lr")
-        results.append(dict(beta=beta, validation=metrics(mix(*p["val"], beta), data.val), domains=domains, summary=dict(
-            id_accuracy=in_distribution["accuracy"], ood_mean_accuracy=statistics.fmean(accuracies),
-            ood_worst_accuracy=min(accuracies), worst_log_loss=max(m["log_loss"] for m in domains.values()))))
+        result["summary"] = summary = {f"id_{id_metric}": in_distribution[id_metric]}
+        if shifted:
+            values = [m[ood_metric] for m in shifted]
+            summary |= {f"ood_mean_{ood_metric}": statistics.fmean(values), f"ood_worst_{ood_metric}": min(values)}
+        summary["worst_log_loss"] = max(m["log_loss"] for m in result["domains"].values())
+        if data.group_weights:
+            of_group = {g: m[f"accuracy_{g}"] for m in result["domains"].values() for g in data.group_weights if f"accuracy_{g}" in m}
+            weights = {g: data.group_weights[g] for g in of_group}
+            summary |= dict(worst_group_accuracy=min(of_group.values()),
+                            adjusted_accuracy=sum(weights[g] * a for g, a in of_group.items()) / sum(weights.values()))
     return results
 
 
 # ------------------------------------------------------------------------------------------------------- experiment
 
+RECIPE = ("dataset", "model", "pretrained", "epochs", "batch_size", "accumulate", "lr", "warmup", "weight_decay", "select", "seed",
+          "core_targets", "loss", "skip_bad_images")  # what decides a training, beside method, lambda and prompts
+
+
+def prompts_of(config, data):
+    """The prompts of a run -> {"default": {key: [texts]}, "concept": {key: [texts]}}, keys in the order of the labels. Raises BadInput."""
+    if config.eval_only:
+        prompts = read_json(find(config.model.removeprefix("local-dir:")) / "drm.json").get("prompts", {})
+        if [set(prompts.get(head, ())) for head in ("default", "concept")] != [set(data.classes)] * 2:
+            raise BadInput(f"--eval-only --model {config.model}: its drm.json has prompts for other classes than --dataset {config.dataset}")
+        return {head: {key: prompts[head][key] for key in data.classes} for head in ("default", "concept")}
+    if config.descriptions is None:
+        raise BadInput(f"--descriptions: {config.dataset} needs them; allowed: a JSON file, see descriptions/toy.json for the form")
+    names, descriptions = load_names_and_descriptions(config.descriptions, data.classes)
+    default = {key: [template.replace("{}", name) for template in config.template] for key, name in names.items()}
+    owner = {}
+    for key, texts in default.items():
+        other = owner.setdefault(texts[0].lower(), key)
+        if other != key:
+            fault = f"classes {other!r} and {key!r} have one default prompt, {texts[0]!r}; a model cannot tell them apart by it"
+            if config.dataset in ("folder", "csv"):  # elsewhere an id tells them apart, and description files may name them
+                raise BadInput(f"--data-root {config.data_root}: {fault}")
+            log(fault)
+    return dict(default=default, concept=dict(zip(data.classes, descriptions)))
+
+
 def run(config, out=None):
     """Everything a config asks for -> {"config", "about", "results"}, ready for JSON. Raises BadInput.
 
     results: one row for each method, seed, lambda and alpha; lam is null for zero-shot (no training) and wrm (infinite).
-    `out`, a folder, is made and written to before training, so that no training is lost to it.
+    `out`, a folder, is made and written to before training, so that no training is lost to it; trained models go there too.
     """
     device = pick_device(config.device)
     zero_shot, tokenizer = load_clip(config.model, config.pretrained, device)
     data = load_data(config, config.seed)
-    default_texts = tokenize(tokenizer, [[data.template.format(name)] for name in data.classes.values()], device=device)
-    concept_texts = tokenize(tokenizer, load_descriptions(config.descriptions, data.classes),
-                             f"--descriptions {config.descriptions}", device)
+    prompts = prompts_of(config, data)
+    texts = [tokenize(tokenizer, prompts[head].values(), source, device) for head, source in (
+        ("default", "the default prompts"), ("concept", f"--descriptions {config.descriptions}"))]
     if config.core_targets == "oracle" and data.train.oracle is None:
         raise BadInput(f"--core-targets oracle: {config.dataset} does not know p(y | x_c); allowed: {', '.join(CORE_TARGETS[:-1])}")
     plan = {  # method -> (lambda, estimator of the core targets, form of the loss) of each of its trainings
         "erm": [(0.0, None, config.loss)], "wrm": [(math.inf, config.core_targets, config.loss)],
         "drm": [(lam, config.core_targets, config.loss) for lam in dict.fromkeys((config.lam, *config.sweep))],
         "dual": [(config.lam, "onehot", config.loss)], "flyp": [(0.0, None, "flyp-released")], "zero-shot": []}
+    trainings = [] if config.eval_only else [(method, *training) for method in config.method for training in plan[method]]
+    if trainings:
+        check_training(data.train, config, any(form != "ce" for *_, form in trainings))
     if out is not None:
         make_folder(out)
 
+    def assess(model, betas):
+        return evaluate(model, data, *texts, betas, config.workers)
+
     rows = []
-    for seed in range(config.seed, config.seed + config.seeds):
-        data = data if seed == config.seed else load_data(config, seed)
-        labels, features = data.train.labels.to(device), encode_images(zero_shot, data.train)
-        with torch.no_grad():
-            concept_head, scale = build_head(zero_shot, concept_texts), logit_scale(zero_shot)
+    if config.eval_only:
+        saved = read_json(find(config.model.removeprefix("local-dir:")) / "drm.json")
+        betas = [saved.get("beta") if config.beta is None else config.beta]
+        rows = [dict(method=saved["method"], seed=saved["seed"], lam=saved["lam"], alpha=1.0, seconds=None, core_targets=None) | result
+                for result in assess(zero_shot, betas)]
+    for seed in range(config.seed, config.seed + config.seeds) if not rows else ():
+        if seed == config.seed or config.dataset == "toy":  # files are the same for every seed
+            data = data if seed == config.seed else load_data(config, seed)
+            if trainings:
+                data, features = survey(zero_shot, data, config)
+                labels = data.train.labels.to(device)
+                with torch.no_grad():
+                    heads, scale = [build_head(zero_shot, t) for t in texts], logit_scale(zero_shot)
+                right = [statistics.fmean((features[part].to(head) @ head.T).argmax(1).eq(labels[part]).double().mean().item() for part in
+                                          torch.arange(len(labels)).chunk(max(1, len(labels) // 8192))) for head in heads]
+                log(f"zero-shot accuracy on the {len(labels)} training images: default head {100 * right[0]:.1f} %, concept head {100 * right[1]:.1f} %")
         for method in config.method:
             if method == "zero-shot":  # each head, and their mixture
                 betas = dict.fromkeys((1.0, 0.0, config.beta_of(config.lam)))
                 rows += [dict(method=method, seed=seed, lam=None, alpha=0.0, seconds=0.0, core_targets=None) | result
-                         for result in evaluate(zero_shot, data, default_texts, concept_texts, betas)]
+                         for result in assess(zero_shot, betas)]
             for lam, estimator, form in plan[method]:
                 targets = quality = None
                 if lam > 0:
-                    targets = core_targets(estimator, features, labels, concept_head, scale, data.train.oracle)
+                    targets = core_targets(estimator, features, labels, heads[1], scale, data.train.oracle)
                     quality = target_quality(estimator, targets, labels, data.train.oracle)
+                    log(f"core targets `{estimator}`: the true class gets {quality['true_class']:.3f} on average")
+                beta, name = config.beta_of(lam), f"{method}, seed {seed}"
+                about = dict(method=method, lam=None if lam == math.inf else lam, beta=beta, seed=seed, dataset=config.dataset, prompts=prompts,
+                             recipe={key: getattr(config, key) for key in RECIPE} | dict(method=method, lam=str(lam), seed=seed),
+                             versions=dict(torch=torch.__version__, open_clip=open_clip.__version__))
+                folder = method + (f"-lambda-{lam:g}" if method in ("drm", "dual") else "") + f"-seed-{seed}"
+                keep = Checkpoints(Path(out) / folder, tokenizer, about, config.resume) if out is not None else None
+
+                def score(model):  # on in-distribution validation only
+                    return metrics(mix(*predict(model, data.val, *texts, config.workers), beta), data.val)[data.metrics[0]]
+
                 torch.manual_seed(seed)  # dropout and the like, where a model has it
                 model, start = copy.deepcopy(zero_shot), time.perf_counter()
-                train(model, data.train, default_texts, concept_texts, targets, config, lam, form, seed, f"{method}, seed {seed}")
+                train(model, data.train, *texts, targets, config, lam, form, seed, name,
+                      score if config.select == "best" else None, keep)
                 seconds = round(time.perf_counter() - start, 1)
                 for alpha in config.alpha:
-                    at_alpha = interpolate_weights(zero_shot, model, alpha)
-                    [result] = evaluate(at_alpha, data, default_texts, concept_texts, [config.beta_of(lam)])
-                    rows.append(dict(method=method, seed=seed, lam=None if lam == math.inf else lam, alpha=alpha, seconds=seconds,
-                                     core_targets=quality) | result)
-    digest = hashlib.sha256(find(config.descriptions).read_bytes()).hexdigest()
-    about = dict(torch=torch.__version__, open_clip=open_clip.__version__, device=str(device), model=config.model,
-                 pretrained=config.pretrained, descriptions=config.descriptions, descriptions_sha256=digest,
-                 template=data.template, classes=data.classes, ceilings=data.ceilings)
+                    at_alpha = interpolate_weights(zero_shot, model, alpha) if alpha < 1 else model
+                    rows += [dict(method=method, seed=seed, lam=about["lam"], alpha=alpha, seconds=seconds, core_targets=quality) | result
+                             for result in assess(at_alpha, [beta])]
+    digest = None if config.eval_only else hashlib.sha256(find(config.descriptions).read_bytes()).hexdigest()
+    about = dict(torch=torch.__version__, open_clip=open_clip.__version__, device=str(device), model=config.model, pretrained=config.pretrained,
+                 descriptions=config.descriptions, descriptions_sha256=digest, template=config.template, classes=data.classes,
+                 metrics=data.metrics, ceilings=data.ceilings)
     return dict(config=dataclasses.asdict(config), about=about, results=rows)
+
+
+def survey(zero_shot, data, config):
+    """The zero-shot features of the training images (N, D), of files in half precision -> (data, features), without the images
+    that --skip-bad-images leaves out."""
+    bad = {} if config.skip_bad_images else None
+    features = encode_images(zero_shot, data.train, config.workers, bad)
+    if bad:
+        log(f"left out: {len(bad)} of {len(data.train.labels)} training images; the first: {next(iter(bad.values()))}")
+        data = data._replace(train=data.train.take([i for i in range(len(data.train.labels)) if i not in bad]))
+        check_training(data.train, config, config.loss == "flyp" or "flyp" in config.method)
+    return data, features if isinstance(data.train.images, torch.Tensor) else features.half()
 
 
 # ----------------------------------------------------------------------------------------------------------- report
@@ -579,37 +995,47 @@ def by_name(results):
     return grouped
 
 
+def words(metric):
+    """worst_region_accuracy -> worst region accuracy."""
+    return metric.replace("_", " ").replace(" f1", " F1")
+
+
 def spread(values):
     """-> (mean, standard deviation over seeds; 0 for a single one)."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def table(report):
-    """The results as lines of a Markdown table: a row per method, accuracies in %, log losses in nats."""
-    grouped, ceilings = by_name(report["results"]), report["about"]["ceilings"]
+    """The results as lines of a Markdown table: a row per method, accuracies and F1 in %, log losses in nats."""
+    grouped, ceilings, (id_metric, ood_metric) = by_name(report["results"]), report["about"]["ceilings"], report["about"]["metrics"]
     domains, several = list(report["results"][0]["domains"]), report["config"]["seeds"] > 1
+    metric_of = {domain: ood_metric if i else id_metric for i, domain in enumerate(domains)}
+    mean, worst = f"ood_mean_{ood_metric}", f"ood_worst_{ood_metric}"
     drm = next((rows for rows in grouped.values() if rows[0]["method"] == "drm" and rows[0]["alpha"] == 1), None)
     best = {}  # (method, lambda) -> the name of the row whose WiSE-FT alpha below 1 is best on validation: no test image chooses it
-    for name, rows in sorted(grouped.items(), key=lambda item: spread([r["validation"]["accuracy"] for r in item[1]])[0]):
+    for name, rows in sorted(grouped.items(), key=lambda item: spread([r["validation"][id_metric] for r in item[1]])[0]):
         if 0 < rows[0]["alpha"] < 1:
             best[rows[0]["method"], rows[0]["lam"]] = name
 
     def cell(values, scale=1, digits=1):
+        if not values:  # no domain but the in-distribution one
+            return "-"
         mean, sd = spread([scale * v for v in values])
         return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if several else "")
 
-    lines = [["accuracy % (log loss)", *domains, "OOD mean", "OOD worst", "worst log loss"]]
+    plain = id_metric == ood_metric
+    lines = [[f"{words(id_metric)} % (log loss)" if plain else "% (log loss)",
+              *(domain if plain else f"{domain}: {words(metric_of[domain])}" for domain in domains), "OOD mean", "OOD worst", "worst log loss"]]
     for name, rows in grouped.items():
         in_domain = [[r["domains"][d] for r in rows] for d in domains]
         summary = {k: [r["summary"][k] for r in rows] for k in rows[0]["summary"]}
         lines.append([name + " *" * (name in best.values()),
-                      *(f"{cell([m['accuracy'] for m in ms], 100)} ({cell([m['log_loss'] for m in ms], 1, 2)})" for ms in in_domain),
-                      cell(summary["ood_mean_accuracy"], 100), cell(summary["ood_worst_accuracy"], 100),
-                      cell(summary["worst_log_loss"], 1, 2)])
-        if several and drm:  # seeds pair the rows: the same images, the same order
-            lead = [100 * (a["summary"]["ood_mean_accuracy"] - b["summary"]["ood_mean_accuracy"]) for a, b in zip(drm, rows)]
+                      *(f"{cell([m[metric_of[d]] for m in ms], 100)} ({cell([m['log_loss'] for m in ms], 1, 2)})" for d, ms in zip(domains, in_domain)),
+                      cell(summary.get(mean), 100), cell(summary.get(worst), 100), cell(summary["worst_log_loss"], 1, 2)])
+        if several and drm and mean in summary:  # seeds pair the rows: the same images, the same order
+            lead = [100 * (a["summary"][mean] - b["summary"][mean]) for a, b in zip(drm, rows)]
             lines[-1].append(f"{spread(lead)[0]:+.2f} ± {spread(lead)[1] / math.sqrt(len(lead)):.2f}" if rows is not drm else "")
-    if several and drm:
+    if len(lines[-1]) > len(lines[0]):
         lines[0].append("DRM's lead in OOD mean ± s.e.")
     if ceilings:
         lines.append(["best possible, domain known", *(f"{100 * c:.1f}" for c in ceilings.values())])
@@ -619,16 +1045,30 @@ def table(report):
     return ["| " + " | ".join(text.ljust(w) for text, w in zip(line, width)) + " |" for line in lines]
 
 
+def details(report):
+    """All that was measured in each domain, as lines of text: metrics and groups in %, each with its n; means over seeds."""
+    lines = []
+    for name, rows in by_name(report["results"]).items():
+        for domain, first in rows[0]["domains"].items():
+            mean = {k: 100 * statistics.fmean(r["domains"][domain][k] for r in rows) for k, v in first.items() if isinstance(v, float)}
+            shown = [f"{words(k)} {v:.1f}" + (f" (n {first['n_' + k[9:]]})" if "n_" + k[9:] in first else "") for k, v in mean.items() if k != "log_loss"]
+            lines.append(f"{name}, {domain} (n {first['n']}): {', '.join(shown)}")
+        extra = [k for k in rows[0]["summary"] if not k.startswith(("id_", "ood_", "worst_log"))]
+        if extra:
+            lines.append(f"{name}, all: " + ", ".join(f"{words(k)} {100 * statistics.fmean(r['summary'][k] for r in rows):.1f}" for k in extra))
+    return lines
+
+
 def plot(report, path):
     """The trade-off as a picture: the path of lambda from ERM to WRM, and every other row beside it."""
     from matplotlib.figure import Figure  # no backend and no global state; imported here, as nothing else needs it
 
     grouped, (first, *_, last) = by_name(report["results"]), report["results"][0]["domains"]
-    ceiling = report["about"]["ceilings"].get(last)
+    ceiling, (id_metric, ood_metric) = report["about"]["ceilings"].get(last), report["about"]["metrics"]
     panels = (("worst-domain risk: log loss (nats), lower is better", lambda r: r["summary"]["worst_log_loss"],
-               "mean out-of-distribution accuracy (%)", lambda r: 100 * r["summary"]["ood_mean_accuracy"]),
-              (f"in-distribution accuracy, `{first}` (%)", lambda r: 100 * r["domains"][first]["accuracy"],
-               f"accuracy under shift, `{last}` (%)", lambda r: 100 * r["domains"][last]["accuracy"]))
+               f"mean out-of-distribution {words(ood_metric)} (%)", lambda r: 100 * r["summary"][f"ood_mean_{ood_metric}"]),
+              (f"in-distribution {words(id_metric)}, `{first}` (%)", lambda r: 100 * r["domains"][first][id_metric],
+               f"{words(ood_metric)} under shift, `{last}` (%)", lambda r: 100 * r["domains"][last][ood_metric]))
     figure = Figure(figsize=(11, 5.4), layout="constrained")
     for axes, (x_name, x_of, y_name, y_of) in zip(figure.subplots(1, 2), panels):
         path_of_lambda, legend = [], {}
@@ -672,13 +1112,6 @@ def make_folder(path):
         raise BadInput(f"--out {path}: cannot be written ({e.strerror}); allowed: an existing folder or one that can be made") from None
 
 
-def write(path, save):
-    """save(temporary path), then rename: an interrupted or failed write costs no existing file."""
-    temporary = path.with_name(path.name + ".tmp")
-    save(temporary)
-    os.replace(temporary, path)
-
-
 # ----------------------------------------------------------------------------------------------------- command line
 
 class _Parser(argparse.ArgumentParser):
@@ -700,9 +1133,10 @@ def parse(argv=None):
         m, default = f.metadata, recipe.get(f.name) if f.default is None else f.default
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
         notes = ([f"one of: {', '.join(m['choices'])}"] if m["choices"] and f.name not in ("method", "loss") else []) + (
-            [f"default: {shown}" + (" (toy)" if f.default is None else "")] if default not in (None, ()) else [])
-        parser.add_argument("--" + f.name.replace("_", "-"), type=m["kind"], nargs="+" if m["many"] else None,
-                            default=argparse.SUPPRESS, metavar={str: "NAME", int: "N", float: "X"}[m["kind"]],
+            [f"default: {shown}" + (" (toy)" if f.default is None else "")] if default not in (None, (), False) else [])
+        form = dict(action="store_true") if m["kind"] is bool else dict(
+            type=m["kind"], nargs="+" if m["many"] else None, metavar={str: "NAME", int: "N", float: "X"}[m["kind"]])
+        parser.add_argument("--" + f.name.replace("_", "-"), default=argparse.SUPPRESS, **form,
                             help=(m["help"] + (f" [{'; '.join(notes)}]" if notes else "")).replace("%", "%%"))
     return Config(**vars(parser.parse_args(argv)))
 
@@ -714,17 +1148,26 @@ def main(argv=None):
         out = Path(config.out)
         report = run(config, out)
         write(out / "results.json", lambda path: path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8"))
-        write(out / "tradeoff.png", lambda path: plot(report, path))
+        domains = report["results"][0]["domains"]
+        if len(domains) > 1:
+            write(out / "tradeoff.png", lambda path: plot(report, path))
     except BadInput as e:
         print(f"drm_min.py: {' '.join(str(e).split())}", file=sys.stderr)
         return 2
+    except (Stopped, KeyboardInterrupt) as e:
+        print(f"drm_min.py: {e or 'stopped; what was trained to the end or to a checkpoint is kept: --resume goes on from it'}", file=sys.stderr)
+        return 130
     print(*table(report), sep="\n")
+    if config.dataset != "toy":
+        print(*details(report), sep="\n")
     for quality in [row["core_targets"] for row in report["results"] if row["core_targets"]][:1]:
         print(f"core targets `{quality['estimator']}`, seed {config.seed}: the true class gets {quality['true_class']:.2f} on average"
               + (f"; KL(oracle || targets) {quality['kl_from_oracle']:.2f} nats" if quality.get("kl_from_oracle") is not None else ""))
     if any(0 < alpha < 1 for alpha in config.alpha):
-        print("* of the WiSE-FT weights below 1, the one with the best validation accuracy")
-    print(f"log losses in nats; ± is the standard deviation over seeds; written: {out / 'results.json'}, {out / 'tradeoff.png'}")
+        print("* of the WiSE-FT weights below 1, the one with the best validation " + words(report["about"]["metrics"][0]))
+    counts = ", ".join(f"{domain} {m['n']}" for domain, m in domains.items())
+    print(f"images: {counts}; log losses in nats; ± is the standard deviation over seeds; written: {out / 'results.json'}"
+          + f", {out / 'tradeoff.png'}" * (len(domains) > 1))
     return 0
 
 

@@ -25,7 +25,7 @@ def toy():
 def texts(clip, toy):
     """(default, concept) prompts of the toy world."""
     _, tokenizer = clip
-    names = [[toy.template.format(name)] for name in toy.classes.values()]
+    names = [[f"a photo of a {name}."] for name in toy.classes.values()]
     return (drm_min.tokenize(tokenizer, names),
             drm_min.tokenize(tokenizer, drm_min.load_descriptions("descriptions/toy.json", toy.classes)))
 

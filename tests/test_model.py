@@ -16,7 +16,7 @@ def small(toy):
     """The toy data, a few images of each split."""
 
     def few(split):
-        return Split(split.images[:96], split.labels[:96], split.oracle[:96], {k: v[:96] for k, v in split.groups.items()})
+        return split.take(torch.arange(96))
     return toy._replace(train=few(toy.train), val=few(toy.val), tests={k: few(v) for k, v in toy.tests.items()})
 
 
@@ -120,8 +120,7 @@ def test_zero_shot_default_head_leans_on_the_place_and_the_concept_head_does_not
 
 def trained(clip, small, texts, lam, form="ce", steps=1, **config):
     model = copy.deepcopy(clip[0])
-    targets = torch.full((96, 8), 1 / 8)
-    losses = train(model, small.train, *texts, targets, Config(epochs=steps, batch_size=96, **config), lam, form, seed=0)
+    losses = train(model, small.train, *texts, lambda batch: torch.full((len(batch), 8), 1 / 8), Config(epochs=steps, batch_size=96, **config), lam, form, seed=0)
     return model, losses
 
 
@@ -150,12 +149,20 @@ def test_released_flyp_is_flyp_loss_on_one_text_an_image(clip, small, texts):
     assert loss == pytest.approx(expected.item(), abs=1e-5)
 
 
-@pytest.mark.parametrize("start, kept", [(6.0, math.log(100)), (-1.0, 0.0)])
-def test_logit_scale_is_kept_between_1_and_100(clip, small, texts, start, kept):
+@pytest.mark.parametrize("start, kept", [(math.log(100), math.log(100)), (6.0, 6.0)])  # SigLIP's starts above 100 and stays
+def test_logit_scale_does_not_rise_above_100_or_its_start(clip, small, texts, monkeypatch, start, kept):
+    monkeypatch.setattr(drm_min, "dual_loss", lambda features, head, _, scale, *rest: 0 * (features.sum() + head.sum()) - scale)
     model = copy.deepcopy(clip[0])
     model.logit_scale.data.fill_(start)
-    train(model, small.train, *texts, None, Config(epochs=1, batch_size=96), 0.0, "ce", seed=0)
+    train(model, small.train, *texts, None, Config(epochs=3, batch_size=96), 0.0, "ce", seed=0)
     assert model.logit_scale.item() == pytest.approx(kept)
+
+
+def test_logit_scale_does_not_fall_below_1(clip, small, texts):
+    model = copy.deepcopy(clip[0])
+    model.logit_scale.data.fill_(-1.0)
+    train(model, small.train, *texts, None, Config(epochs=1, batch_size=96), 0.0, "ce", seed=0)
+    assert model.logit_scale.item() == 0
 
 
 def test_weight_decay_shrinks_matrices_and_spares_vectors_and_the_logit_scale(clip, small, texts, monkeypatch):
@@ -232,6 +239,8 @@ def test_log_loss_is_finite_where_single_precision_would_underflow(monkeypatch):
         def __init__(self):
             super().__init__()
             self.logit_scale = torch.nn.Parameter(torch.tensor(math.log(100)))
+            self.visual = torch.nn.Identity()
+            self.visual.image_size = 4
 
     monkeypatch.setattr(drm_min, "image_features", lambda model, images: torch.tensor([[1.0, 0.0]]))
     monkeypatch.setattr(drm_min, "build_head", lambda model, texts: torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
@@ -250,7 +259,7 @@ def test_probabilities_that_are_not_finite_stop_the_run(clip, small, texts):
 def test_pictures_are_brought_to_the_size_that_the_model_sees():
     model = random_clip()  # 32 pixels
     open_clip.model.set_model_preprocess_cfg(model, dict(mean=(0.5,) * 3, std=(0.5,) * 3))
-    assert image_features(model, torch.zeros(2, 3, 48, 48, dtype=torch.uint8)).shape == (2, 16)
+    assert drm_min.encode_images(model, Split(torch.zeros(2, 3, 48, 48, dtype=torch.uint8), torch.zeros(2))).shape == (2, 16)
 
 
 # -------------------------------------------------------------------------------------------------------- model folders
