@@ -17,20 +17,12 @@ import argparse
 import contextlib
 import copy
 import dataclasses
-import difflib
 import hashlib
 import json
-import logging
 import math
-import os
-import shutil
-import signal
 import statistics
 import sys
-import tempfile
-import threading
 import time
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -38,20 +30,12 @@ from typing import NamedTuple
 import open_clip
 import torch
 import torch.nn.functional as F
-from open_clip.transform import AugmentationCfg, PreprocessCfg, image_transform_v2
-from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch.func import functional_call
 from tqdm import tqdm
 
-from benchmarks import DATASETS, READERS, read_image
-from describe import ROOT, BadInput, find, load_descriptions, load_names_and_descriptions, log  # noqa: F401 (some for importers)
-
-
-class Stopped(Exception):
-    """SIGINT or SIGTERM came, and a checkpoint was saved: the message says how to go on."""
-
+from describe import BadInput, find, load_names_and_descriptions, log
+from files import (DATASETS, READERS, Checkpoints, Stopped, load_clip, make_folder, prepared_batches, read_json, stop_requested,
+                   write)
 
 # ---------------------------------------------------------------------------------------------------- configuration
 
@@ -109,8 +93,12 @@ class Config:
 
     def __post_init__(self):
         recipe = DATASETS.get(self.dataset, {}) if isinstance(self.dataset, str) else {}
-        if self.eval_only and (self.descriptions or self.template):
-            raise BadInput(f"--eval-only --{'descriptions' if self.descriptions else 'template'}: allowed without it; the prompts are the model's own")
+        if self.eval_only:
+            if not str(self.model).startswith("local-dir:"):
+                raise BadInput(f"--eval-only --model {self.model}: allowed: local-dir:FOLDER, a model that a run left")
+            for name in ("descriptions", "template"):
+                if getattr(self, name):
+                    raise BadInput(f"--eval-only --{name}: allowed without it; the prompts are the model's own")
         if self.model is not None and self.pretrained is None:  # the tag in the recipe belongs to the model in the recipe
             recipe = {k: v for k, v in recipe.items() if k != "pretrained"}
         for f in dataclasses.fields(self):
@@ -127,6 +115,8 @@ class Config:
                 raise BadInput(f"--template {template}: must hold one {{}}, for the name of the class")
         if self.accumulate > 1 and (self.loss == "flyp" or "flyp" in self.method):
             raise BadInput(f"--accumulate {self.accumulate}: only 1 with a contrastive loss, which needs the whole batch at once")
+        if self.eval_only and self.alpha != (1.0,):
+            raise BadInput(f"--eval-only --alpha {self.alpha[0]:g}: allowed: 1; WiSE-FT needs the zero-shot weights too")
         object.__setattr__(self, "out", self.out or f"runs/{self.dataset}" + "-eval" * self.eval_only)
 
     def beta_of(self, lam):
@@ -213,7 +203,7 @@ def load_data(config, seed=0):
                                + ", ".join(list(number)[:20]) + ", ..." * (len(number) > 20))
             if isinstance(row.image, Path) and not row.image.is_file() and not (name == "train" and config.skip_bad_images):
                 raise BadInput(f"--data-root {root}: {row.image} is not there; it is an image of {name}")
-        return Split(torch.stack([row.image for row in own]) if own and isinstance(own[0].image, torch.Tensor) else [row.image for row in own],
+        return Split(torch.stack([row.image for row in own]) if own and isinstance(own[0].image, torch.Tensor) else [str(row.image) for row in own],
                      torch.tensor([number[row.label] for row in own], dtype=torch.int64),
                      groups={group: torch.tensor([row.group == group for row in own], dtype=torch.bool) for group in groups},
                      group_kind=entry.get("group"),
@@ -226,50 +216,13 @@ def load_data(config, seed=0):
     tests = {id_test: tests.get(id_test, val)} | tests  # in-distribution first
     if not len(val.labels):
         raise BadInput(f"--data-root {root}: no validation images; {entry['layout']}")
+    for name, part in tests.items():
+        empty = [group for group, members in part.groups.items() if not members.any()]
+        if empty:
+            log(f"{name}: no images of {', '.join(empty)}, so no accuracy there")
     log(f"{config.dataset}: {len(names)} classes ({', '.join(list(names.values())[:20])}{', ...' if len(names) > 20 else ''}); images: "
         + ", ".join(f"{name} {len(part.labels)}" for name, part in [("train", train), ("val", val), *tests.items()]))
     return Data(names, train, val, tests, {}, entry["metrics"], entry.get("group_weights"))
-
-
-class Pictures(torch.utils.data.Dataset):
-    """A split's images as a model wants them, by (number of a batch, indices) -> ((B, 3, H, W), {index: why it is not there})."""
-
-    def __init__(self, split, transform, seed):
-        self.split, self.transform, self.seed = split, transform, seed
-
-    def __getitem__(self, item):
-        number, indices = item
-        prepared, bad = [], {}
-        with torch.random.fork_rng(devices=[]):
-            # Chance depends on seed and step alone: the same whoever reads, in whatever order, before and after a resume.
-            torch.default_generator.manual_seed(self.seed * 1_000_003 + number)
-            for i in indices.tolist():
-                source = self.split.images[i]
-                try:
-                    picture = (Image.fromarray(source.permute(1, 2, 0).numpy()) if isinstance(source, torch.Tensor)
-                               else read_image(source, self.split.border))
-                    prepared.append(self.transform(picture))
-                except BadInput as e:  # an exception would arrive from a worker as a page of traceback
-                    bad[i] = str(e)
-        return torch.stack(prepared) if prepared else torch.empty(0), bad
-
-
-def prepared_batches(model, split, batches, workers=None, seed=None, first=0):
-    """Yield (images (B, 3, H, W), {index: why it is not there}) for each batch of indices, `first` being the number of the first one.
-
-    With a seed, images are cropped at random for training. Those in memory and of the model's size go through as they are.
-    """
-    size = model.visual.image_size if isinstance(model.visual.image_size, tuple) else (model.visual.image_size,) * 2
-    if isinstance(split.images, torch.Tensor) and split.images.shape[2:] == size:
-        yield from ((split.images[batch], {}) for batch in batches)
-        return
-    transform = image_transform_v2(PreprocessCfg(**open_clip.get_model_preprocess_cfg(model) | dict(size=size)), is_train=seed is not None,
-                                   aug_cfg=AugmentationCfg(scale=(0.9, 1.0)))  # the crop of FLYP's recipe
-    if workers is None:
-        workers = min(8, os.cpu_count() or 1) if len(batches) > 1 else 0
-    yield from torch.utils.data.DataLoader(
-        Pictures(split, transform, seed or 0), sampler=list(enumerate(batches, first)), batch_size=None, num_workers=workers,
-        pin_memory=next(model.parameters()).is_cuda, generator=torch.Generator())  # its own: the run's chance is not touched
 
 
 # --------------------------------------------------------------------------------------------------- model and heads
@@ -285,83 +238,6 @@ def pick_device(name):
     return torch.device(name)
 
 
-def load_clip(model, pretrained=None, device="cpu"):
-    """An open_clip model with open_clip's own tokenizer -> (model in eval mode and float32, tokenizer). Raises BadInput.
-
-    `model` is a name such as "ViT-B-16" (then `pretrained` is a tag or a file), "local-dir:FOLDER" or "hf-hub:OWNER/NAME".
-    """
-    state, activation = None, None
-    if ":" not in model:
-        if model not in open_clip.list_models():
-            near = difflib.get_close_matches(model, open_clip.list_models(), 5, 0)
-            raise BadInput(f"--model {model}: unknown to open_clip; allowed: local-dir:FOLDER, hf-hub:OWNER/NAME, or a name such "
-                           f"as {', '.join(near)}")
-        tags = open_clip.list_pretrained_tags_by_model(model)
-        if pretrained in tags:
-            activation = bool(open_clip.get_pretrained_cfg(model, pretrained).get("quick_gelu"))
-        elif pretrained and os.path.isfile(pretrained):
-            state, activation = read_weights(pretrained)
-        else:
-            raise BadInput(f"--pretrained {pretrained}: no weights for --model {model}, and random ones are no zero-shot model; "
-                           f"allowed: a file, {', '.join(tags)}")
-    elif pretrained:
-        raise BadInput(f"--pretrained {pretrained}: --model {model} has its own weights; leave --pretrained out")
-    if model.startswith("local-dir:"):
-        folder = find(model.removeprefix("local-dir:"))
-        if not (folder / "open_clip_config.json").is_file():
-            raise BadInput(f"--model {model}: no open_clip_config.json there; allowed: a folder that open_clip saved")
-        model = f"local-dir:{folder}"
-        if (folder / "drm.json").is_file():
-            activation = read_json(folder / "drm.json").get("quick_gelu")
-    logging.disable(logging.CRITICAL)  # what matters of open_clip's log is said by the exception
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)
-            clip = open_clip.create_model(model, None if state else pretrained, require_pretrained=not state, load_weights=not state,
-                                          pretrained_text=False, force_quick_gelu=bool(activation) and ":" not in model, device=device)
-            tokenizer = open_clip.get_tokenizer(model)
-            tokenizer([""])
-        if state:
-            if "positional_embedding" in state and not hasattr(clip, "positional_embedding"):
-                state = open_clip.model.convert_to_custom_text_state_dict(state)
-            clip.load_state_dict(state, strict=True)
-            log(f"{pretrained}: all {len(state)} tensors loaded into {model}")
-        clip.source = dict(model_cfg=open_clip.get_model_config(model))  # goes into the folders that are saved
-    except ImportError as e:
-        raise BadInput(f"--model {model}: its tokenizer or text tower needs a package that is not installed ({e}); pip install transformers") from None
-    except Exception as e:  # damaged weights, another shape, no network: open_clip, safetensors and the hub raise many kinds
-        raise BadInput(f"--model {model}: open_clip cannot load it: {str(e)[:300]}") from None
-    finally:
-        logging.disable(logging.NOTSET)
-    clip.source["model_cfg"]["quick_gelu"] = quick_gelu = any(isinstance(m, open_clip.transformer.QuickGELU) for m in clip.modules())
-    if activation is not None and activation != quick_gelu:
-        raise BadInput(f"--model {model}: the weights were trained {'with' if activation else 'without'} QuickGELU, and this model would "
-                       f"give other features; allowed: a model {'with' if activation else 'without'} it")
-    return clip.float().eval(), tokenizer
-
-
-def read_weights(path):
-    """A file of weights -> (state dict, True if it is OpenAI's, hence QuickGELU, else None). Nothing is ever unpickled. Raises BadInput.
-
-    safetensors, or a state dict saved by torch, also inside "state_dict" or "model" and with "module." or "model." before its names.
-    """
-    try:
-        state = load_file(path) if str(path).endswith(".safetensors") else torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as e:
-        raise BadInput(f"--pretrained {path}: no plain state dict, and loading a pickled object would run code in it, which never happens "
-                       f"here (FLYP's and DRM's .pt files and TorchScript are such); allowed: safetensors, or torch.save(model.state_dict()) "
-                       f"({str(e).splitlines()[0][:120]})") from None
-    while isinstance(state, dict) and any(isinstance(state.get(key), dict) for key in ("state_dict", "model")):
-        state = next(state[key] for key in ("state_dict", "model") if isinstance(state.get(key), dict))
-    if not (isinstance(state, dict) and state and all(isinstance(v, torch.Tensor) for v in state.values())):
-        raise BadInput(f"--pretrained {path}: no state dict; allowed: names with tensors")
-    for prefix in ("module.", "model.", "module."):
-        if all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-    openai = [state.pop(key, None) is not None for key in ("input_resolution", "context_length", "vocab_size")]
-    return state, True if any(openai) else None
-
-
 class Texts(NamedTuple):
     tokens: torch.Tensor  # (T, L)
     owner: torch.Tensor   # (T,) the class of each text
@@ -370,10 +246,14 @@ class Texts(NamedTuple):
 def tokenize(tokenizer, texts, source="texts", device="cpu"):
     """Lists of texts, one list per class -> Texts. A text longer than the context would be cut without a word: BadInput."""
     flat = [(text, c) for c, of_class in enumerate(texts) for text in of_class]
-    length = tokenizer.context_length
+    pad = tokenizer([""], context_length=4096).mode().values.item()
+
+    def count(text, length=4096):  # tokens that are no padding, for whatever a tokenizer puts around a text
+        return int((tokenizer([text], context_length=length) != pad).sum())
+
+    length, room = tokenizer.context_length, count("a " * 4096, tokenizer.context_length)  # SigLIP's end token pads too: one less
     for text, _ in flat:
-        [whole] = tokenizer([text], context_length=4096).tolist()  # start, end and padding as this tokenizer sets them
-        n = 4096 - next((i for i, token in enumerate(reversed(whole)) if token != whole[-1]), 4096)
+        n = count(text) + length - room
         if n > length:
             raise BadInput(f"{source}: a text of {n} tokens, {text[:60]!r}...; this model reads {length} at most")
     return Texts(tokenizer([text for text, _ in flat]).to(device), torch.tensor([c for _, c in flat], device=device))
@@ -528,106 +408,6 @@ def dual_loss(features, default_head, concept_head, scale, labels, targets, lam,
     return wrm_loss if lam == math.inf else erm_loss + lam * wrm_loss
 
 
-# ------------------------------------------------------------------------------------------------------ checkpoints
-
-def read_json(path):
-    """A JSON file -> dict. Raises BadInput."""
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise BadInput(f"{path}: cannot be read as JSON ({e})") from None
-    if not isinstance(content, dict):
-        raise BadInput(f"{path}: holds no object")
-    return content
-
-
-def write(path, save):
-    """save(temporary path) of a file or a folder, then rename: an interrupted or failed write costs nothing that is there. Raises BadInput."""
-    temporary, old = path.with_name(path.name + ".tmp"), path.with_name(path.name + ".old")
-    try:
-        for leftover in (temporary, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        save(temporary)
-        if path.is_dir():  # a folder that is not empty cannot be replaced in one move
-            os.replace(path, old)
-        os.replace(temporary, path)
-        shutil.rmtree(old, ignore_errors=True)
-    except (OSError, SafetensorError) as e:
-        raise BadInput(f"--out {path}: cannot be written ({getattr(e, 'strerror', None) or e}); what was there before is still there") from None
-
-
-def save_clip(folder, model, tokenizer, about):
-    """A model as a folder that open_clip loads with local-dir:, with drm.json beside it: what it was trained on and how it is used."""
-    folder.mkdir(parents=True)
-    prepare = {k: v for k, v in open_clip.get_model_preprocess_cfg(model).items() if k in ("mean", "std", "interpolation", "resize_mode")}
-    config = model.source | dict(preprocess_cfg=prepare)
-    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
-    (folder / "drm.json").write_text(json.dumps(about | dict(quick_gelu=config["model_cfg"]["quick_gelu"]), indent=1) + "\n", encoding="utf-8")
-    save_file({k: v.detach().cpu().clone() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
-    if hasattr(tokenizer, "save_pretrained"):  # open_clip looks for them in the folder
-        tokenizer.save_pretrained(folder)
-
-
-class Checkpoints:
-    """The checkpoints of one training: folder/step-N while it runs, one at a time, and folder/model when it is finished.
-
-    about: what decides the training. With resume, load() goes on from what is there, and refuses what another training left.
-    """
-
-    def __init__(self, folder, tokenizer, about, resume):
-        self.folder, self.tokenizer, self.about, self.resume, self.last = folder, tokenizer, about, resume, None
-
-    def steps(self):
-        return sorted((p for p in self.folder.glob("step-*") if p.suffix == ""), key=lambda p: int(p.name.removeprefix("step-")))
-
-    def load(self, model, optimizer, scaler):
-        """-> (losses of the steps taken, the best weights so far), with everything put back in its place."""
-        there = [p for p in (self.folder / "model", self.folder / "model.old", *reversed(self.steps())) if p.is_dir()]
-        if not (self.resume and there):
-            return [], {}
-        self.last, saved, device = there[0], read_json(there[0] / "drm.json"), str(next(model.parameters()).device)
-        changed = [key for key, value in self.about["recipe"].items() if saved.get("recipe", {}).get(key) != value]
-        if changed or saved.get("prompts") != self.about["prompts"]:
-            raise BadInput(f"--resume: {self.last} was trained with another {', '.join(changed) or 'set of prompts'}; allowed: the same, or another --out")
-        try:
-            model.load_state_dict(load_file(self.last / "open_clip_model.safetensors", device=device))
-            if self.last.name.startswith("model"):
-                log(f"{self.last}: finished before, loaded")
-                return saved["losses"], {}
-            flat, state = load_file(self.last / "optimizer.safetensors", device=device), {}
-            for name, tensor in flat.items():
-                number, key = name.split(".")
-                state.setdefault(int(number), {})[key] = tensor
-            optimizer.load_state_dict(optimizer.state_dict() | dict(state=state))
-            scaler.load_state_dict(saved["scaler"])
-            best = saved["best"] and saved["best"] | dict(state=load_file(self.last / "best.safetensors"))
-        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as e:
-            raise BadInput(f"--resume: {self.last} is damaged ({str(e)[:200]}); remove it to start anew") from None
-        log(f"{self.last}: going on after step {len(saved['losses'])}")
-        return saved["losses"], best
-
-    def save(self, model, optimizer, scaler, losses, best):
-        def save(folder):
-            progress = dict(losses=losses, scaler=scaler.state_dict(), best={k: v for k, v in best.items() if k != "state"})
-            save_clip(folder, model, self.tokenizer, self.about | progress)
-            save_file({f"{number}.{key}": tensor for number, of_one in optimizer.state_dict()["state"].items()
-                       for key, tensor in of_one.items()}, folder / "optimizer.safetensors")
-            if best:
-                save_file(best["state"], folder / "best.safetensors")
-
-        self.last = self.folder / f"step-{len(losses)}"
-        write(self.last, save)
-        for older in self.steps():
-            if older != self.last:
-                shutil.rmtree(older, ignore_errors=True)
-
-    def finish(self, model, losses):
-        self.last = self.folder / "model"
-        write(self.last, lambda folder: save_clip(folder, model, self.tokenizer, self.about | dict(losses=losses)))
-        for older in self.steps():
-            shutil.rmtree(older, ignore_errors=True)
-
-
 # --------------------------------------------------------------------------------------------------------- training
 
 def check_training(split, config, contrastive):
@@ -639,19 +419,6 @@ def check_training(split, config, contrastive):
         raise BadInput(f"--dataset {config.dataset}: all {n} training images are of one class; allowed: 2 classes or more")
     if contrastive and min(config.batch_size, n) == 1:
         raise BadInput("--batch-size 1: a contrastive loss on a batch of one is always 0; allowed: 2 or more")
-
-
-@contextlib.contextmanager
-def stop_requested(active):
-    """Within it, SIGINT and SIGTERM are no end but make the list that it gives non-empty, so that the step can be finished."""
-    came, old = [], {}
-    if active and threading.current_thread() is threading.main_thread():
-        old = {s: signal.signal(s, lambda number, frame: came.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield came
-    finally:
-        for s, handler in old.items():
-            signal.signal(s, handler)
 
 
 def train(model, split, default_texts, concept_texts, targets, config, lam, form, seed, name=None, score=None, keep=None):
@@ -679,12 +446,13 @@ def train(model, split, default_texts, concept_texts, targets, config, lam, form
     vectors = [p for p in model.parameters() if p.ndim <= 1]  # norms, biases and the logit scale are not decayed
     optimizer = torch.optim.AdamW([dict(params=matrices, weight_decay=config.weight_decay), dict(params=vectors, weight_decay=0.0)],
                                   lr=config.lr, fused=True)
-    half = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16  # weights stay float32
-    scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda" and half is torch.float16)
+    on_cuda = device.type == "cuda"
+    half = torch.bfloat16 if on_cuda and torch.cuda.is_bf16_supported() else torch.float16  # weights stay float32
+    scaler = torch.amp.GradScaler("cuda", enabled=on_cuda and half is torch.float16)
     highest_scale = max(math.log(100), logit_scale(model).log().item())  # SigLIP starts above 100
     every_class = torch.arange(int(default_texts.owner.max()) + 1, device=device)
     losses, best = keep.load(model, optimizer, scaler) if keep else ([], {})
-    if len(losses) == len(batches):
+    if keep and keep.finished:
         return losses
 
     def refuse(what):
@@ -707,14 +475,14 @@ def train(model, split, default_texts, concept_texts, targets, config, lam, form
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * lr_factor(step)
             classes, columns = (every_class, labels) if form == "ce" else labels.unique(return_inverse=True)  # (K,), (B,)
-            with torch.autocast(device.type, half, enabled=device.type == "cuda"):
+            with torch.autocast("cuda", half) if on_cuda else contextlib.nullcontext():
                 default_head = build_head(model, default_texts, classes) if lam < math.inf else None  # (K, D)
                 concept_head = build_head(model, concept_texts, classes) if lam > 0 else None  # (K, D)
             # Each part of the batch sends its gradient as far as the heads; from there it is sent through the text tower once.
             heads = [None if head is None else head.detach().float().requires_grad_() for head in (default_head, concept_head)]
             losses.append(0.0)
             for part in torch.arange(len(batch)).chunk(config.accumulate):
-                with torch.autocast(device.type, half, enabled=device.type == "cuda"):
+                with torch.autocast("cuda", half) if on_cuda else contextlib.nullcontext():
                     features = image_features(model, images[part].to(device))  # (B, D)
                 features, scale = features.float(), logit_scale(model)
                 if form == "flyp-released":
@@ -824,7 +592,6 @@ def metrics(p, split):
     return result
 
 
-
 def evaluate(model, data, default_texts, concept_texts, betas, workers=None):
     """One result for each beta: metrics on validation and every test domain, and their summary. Log losses in nats.
 
@@ -844,8 +611,8 @@ def evaluate(model, data, default_texts, concept_texts, betas, workers=None):
         if not all(math.isfinite(m["log_loss"]) for m in result["domains"].values()):
             raise BadInput("the model's probabilities are not finite; allowed: a smaller --lr")
         result["summary"] = summary = {f"id_{id_metric}": in_distribution[id_metric]}
-        if shifted:
-            values = [m[ood_metric] for m in shifted]
+        if any(m[ood_metric] is not None for m in shifted):
+            values = [m[ood_metric] for m in shifted if m[ood_metric] is not None]
             summary |= {f"ood_mean_{ood_metric}": statistics.fmean(values), f"ood_worst_{ood_metric}": min(values)}
         summary["worst_log_loss"] = max(m["log_loss"] for m in result["domains"].values())
         if data.group_weights:
@@ -884,6 +651,26 @@ def prompts_of(config, data):
     return dict(default=default, concept=dict(zip(data.classes, descriptions)))
 
 
+@torch.no_grad()
+def survey(zero_shot, data, texts, config):
+    """What core targets are made of, said how good it is -> (data, features (N, D), labels (N,), concept head (C, D), logit scale).
+
+    data is that without the images that --skip-bad-images leaves out; features of files are in half precision.
+    """
+    bad = {} if config.skip_bad_images else None
+    features = encode_images(zero_shot, data.train, config.workers, bad)
+    if bad:
+        log(f"left out: {len(bad)} of {len(data.train.labels)} training images; the first: {next(iter(bad.values()))}")
+        data = data._replace(train=data.train.take([i for i in range(len(data.train.labels)) if i not in bad]))
+        check_training(data.train, config, config.loss == "flyp" or "flyp" in config.method)
+    features = features if isinstance(data.train.images, torch.Tensor) else features.half()
+    labels, heads = data.train.labels.to(features.device), [build_head(zero_shot, of_head) for of_head in texts]
+    for name, head in zip(("default", "concept"), heads):
+        right = sum((part.to(head) @ head.T).argmax(1).eq(y).sum().item() for part, y in zip(features.split(8192), labels.split(8192)))
+        log(f"zero-shot {name} head: accuracy {100 * right / len(labels):.1f} % on the {len(labels)} training images")
+    return data, features, labels, heads[1], logit_scale(zero_shot)
+
+
 def run(config, out=None):
     """Everything a config asks for -> {"config", "about", "results"}, ready for JSON. Raises BadInput.
 
@@ -891,8 +678,8 @@ def run(config, out=None):
     `out`, a folder, is made and written to before training, so that no training is lost to it; trained models go there too.
     """
     device = pick_device(config.device)
+    data = load_data(config, config.seed)  # first, as a fault in it shows sooner than a model loads
     zero_shot, tokenizer = load_clip(config.model, config.pretrained, device)
-    data = load_data(config, config.seed)
     prompts = prompts_of(config, data)
     texts = [tokenize(tokenizer, prompts[head].values(), source, device) for head, source in (
         ("default", "the default prompts"), ("concept", f"--descriptions {config.descriptions}"))]
@@ -914,20 +701,15 @@ def run(config, out=None):
     rows = []
     if config.eval_only:
         saved = read_json(find(config.model.removeprefix("local-dir:")) / "drm.json")
-        betas = [saved.get("beta") if config.beta is None else config.beta]
+        if saved.get("method") not in METHODS or not {"seed", "lam", "beta"} <= set(saved):
+            raise BadInput(f"--eval-only --model {config.model}: its drm.json is not one that a run wrote")
         rows = [dict(method=saved["method"], seed=saved["seed"], lam=saved["lam"], alpha=1.0, seconds=None, core_targets=None) | result
-                for result in assess(zero_shot, betas)]
-    for seed in range(config.seed, config.seed + config.seeds) if not rows else ():
+                for result in assess(zero_shot, [saved["beta"] if config.beta is None else config.beta])]
+    for seed in range(config.seed, config.seed + config.seeds) if not config.eval_only else ():
         if seed == config.seed or config.dataset == "toy":  # files are the same for every seed
             data = data if seed == config.seed else load_data(config, seed)
             if trainings:
-                data, features = survey(zero_shot, data, config)
-                labels = data.train.labels.to(device)
-                with torch.no_grad():
-                    heads, scale = [build_head(zero_shot, t) for t in texts], logit_scale(zero_shot)
-                right = [statistics.fmean((features[part].to(head) @ head.T).argmax(1).eq(labels[part]).double().mean().item() for part in
-                                          torch.arange(len(labels)).chunk(max(1, len(labels) // 8192))) for head in heads]
-                log(f"zero-shot accuracy on the {len(labels)} training images: default head {100 * right[0]:.1f} %, concept head {100 * right[1]:.1f} %")
+                data, features, labels, concept_head, scale = survey(zero_shot, data, texts, config)
         for method in config.method:
             if method == "zero-shot":  # each head, and their mixture
                 betas = dict.fromkeys((1.0, 0.0, config.beta_of(config.lam)))
@@ -936,7 +718,7 @@ def run(config, out=None):
             for lam, estimator, form in plan[method]:
                 targets = quality = None
                 if lam > 0:
-                    targets = core_targets(estimator, features, labels, heads[1], scale, data.train.oracle)
+                    targets = core_targets(estimator, features, labels, concept_head, scale, data.train.oracle)
                     quality = target_quality(estimator, targets, labels, data.train.oracle)
                     log(f"core targets `{estimator}`: the true class gets {quality['true_class']:.3f} on average")
                 beta, name = config.beta_of(lam), f"{method}, seed {seed}"
@@ -963,18 +745,6 @@ def run(config, out=None):
                  descriptions=config.descriptions, descriptions_sha256=digest, template=config.template, classes=data.classes,
                  metrics=data.metrics, ceilings=data.ceilings)
     return dict(config=dataclasses.asdict(config), about=about, results=rows)
-
-
-def survey(zero_shot, data, config):
-    """The zero-shot features of the training images (N, D), of files in half precision -> (data, features), without the images
-    that --skip-bad-images leaves out."""
-    bad = {} if config.skip_bad_images else None
-    features = encode_images(zero_shot, data.train, config.workers, bad)
-    if bad:
-        log(f"left out: {len(bad)} of {len(data.train.labels)} training images; the first: {next(iter(bad.values()))}")
-        data = data._replace(train=data.train.take([i for i in range(len(data.train.labels)) if i not in bad]))
-        check_training(data.train, config, config.loss == "flyp" or "flyp" in config.method)
-    return data, features if isinstance(data.train.images, torch.Tensor) else features.half()
 
 
 # ----------------------------------------------------------------------------------------------------------- report
@@ -1018,7 +788,7 @@ def table(report):
             best[rows[0]["method"], rows[0]["lam"]] = name
 
     def cell(values, scale=1, digits=1):
-        if not values:  # no domain but the in-distribution one
+        if not values or None in values:  # no domain but the in-distribution one, or no group that counts in it
             return "-"
         mean, sd = spread([scale * v for v in values])
         return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if several else "")
@@ -1046,8 +816,11 @@ def table(report):
 
 
 def details(report):
-    """All that was measured in each domain, as lines of text: metrics and groups in %, each with its n; means over seeds."""
-    lines = []
+    """All that was measured in each domain, as lines of text: metrics and groups in %, each with its n; means over seeds.
+    None where accuracy says it all."""
+    lines, first = [], report["results"][0]["domains"]
+    if report["about"]["metrics"][0] == "accuracy" and not any(k.startswith("worst_") for m in first.values() for k in m):
+        return lines
     for name, rows in by_name(report["results"]).items():
         for domain, first in rows[0]["domains"].items():
             mean = {k: 100 * statistics.fmean(r["domains"][domain][k] for r in rows) for k, v in first.items() if isinstance(v, float)}
@@ -1102,16 +875,6 @@ def plot(report, path):
     figure.savefig(path, dpi=150, format="png")
 
 
-def make_folder(path):
-    """Make a folder and try it. Raises BadInput where it cannot be written."""
-    try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as e:
-        raise BadInput(f"--out {path}: cannot be written ({e.strerror}); allowed: an existing folder or one that can be made") from None
-
-
 # ----------------------------------------------------------------------------------------------------- command line
 
 class _Parser(argparse.ArgumentParser):
@@ -1158,8 +921,7 @@ def main(argv=None):
         print(f"drm_min.py: {e or 'stopped; what was trained to the end or to a checkpoint is kept: --resume goes on from it'}", file=sys.stderr)
         return 130
     print(*table(report), sep="\n")
-    if config.dataset != "toy":
-        print(*details(report), sep="\n")
+    print(*details(report), sep="\n", end="\n" * bool(details(report)))
     for quality in [row["core_targets"] for row in report["results"] if row["core_targets"]][:1]:
         print(f"core targets `{quality['estimator']}`, seed {config.seed}: the true class gets {quality['true_class']:.2f} on average"
               + (f"; KL(oracle || targets) {quality['kl_from_oracle']:.2f} nats" if quality.get("kl_from_oracle") is not None else ""))

@@ -7,7 +7,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import drm_min  # noqa: E402
+import describe  # noqa: E402
+import drm_min
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +28,7 @@ def texts(clip, toy):
     _, tokenizer = clip
     names = [[f"a photo of a {name}."] for name in toy.classes.values()]
     return (drm_min.tokenize(tokenizer, names),
-            drm_min.tokenize(tokenizer, drm_min.load_descriptions("descriptions/toy.json", toy.classes)))
+            drm_min.tokenize(tokenizer, describe.load_descriptions("descriptions/toy.json", toy.classes)))
 
 
 @pytest.fixture

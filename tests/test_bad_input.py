@@ -4,6 +4,7 @@ import json
 import pytest
 import torch
 
+import describe
 import drm_min
 
 GOOD = {name: f"a thing of shape {i}" for i, name in enumerate("ski kite boat tent umbrella mushroom fish cactus".split())}
@@ -111,7 +112,7 @@ def test_output_folder_that_cannot_be_written(refused, tmp_path):
 def test_damaged_weights(refused, tmp_path):
     folder = tmp_path / "clip"
     folder.mkdir()
-    (folder / "open_clip_config.json").write_text((drm_min.ROOT / "toy/clip/open_clip_config.json").read_text())
+    (folder / "open_clip_config.json").write_text((describe.ROOT / "toy/clip/open_clip_config.json").read_text())
     assert "--model" in refused("--model", f"local-dir:{folder}")  # a config and no weights: random ones are no zero-shot model
     (folder / "open_clip_model.safetensors").write_bytes(b"x" * 100)
     assert "cannot load" in refused("--model", f"local-dir:{folder}")
@@ -169,17 +170,17 @@ def write(tmp_path, content):
     {"about": {"source": "x"}, "classes": {"2": {"name": "dik", "descriptions": ["c"]}, "0": {"descriptions": ["a"]}, "1": {"descriptions": "b"}}},
 ])
 def test_descriptions_of_every_shape_and_order(tmp_path, content):
-    assert drm_min.load_descriptions(write(tmp_path, content), CLASSES) == [["a"], ["b"], ["c"]]
+    assert describe.load_descriptions(write(tmp_path, content), CLASSES) == [["a"], ["b"], ["c"]]
 
 
 def test_key_and_name_of_one_class_are_a_repetition(tmp_path):
     content = {"0": "a", "crane": "x", "1": "b", "2": "c"}
     with pytest.raises(drm_min.BadInput, match="'0' repeated"):
-        drm_min.load_descriptions(write(tmp_path, content), CLASSES)
+        describe.load_descriptions(write(tmp_path, content), CLASSES)
 
 
 def test_order_of_the_file_changes_no_head(clip, tmp_path):
     model, tokenizer = clip
-    heads = [drm_min.build_head(model, drm_min.tokenize(tokenizer, drm_min.load_descriptions(
+    heads = [drm_min.build_head(model, drm_min.tokenize(tokenizer, describe.load_descriptions(
         write(tmp_path, dict(sorted(GOOD.items(), reverse=r))), {k: k for k in GOOD}))) for r in (False, True)]
     assert torch.equal(*heads)

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+import describe
 import drm_min
 
 
@@ -34,7 +35,7 @@ def results(folder):
 def job(tmp_path_factory):
     """The default job, in another folder than the repository's: (folder, finished process)."""
     folder = tmp_path_factory.mktemp("job")
-    done = subprocess.run([sys.executable, drm_min.ROOT / "drm_min.py", "--dataset", "toy", "--device", "cpu"], cwd=folder, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, describe.ROOT / "drm_min.py", "--dataset", "toy", "--device", "cpu"], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder / "runs" / "toy", done
 

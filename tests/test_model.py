@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import describe
 import drm_min
 from drm_min import (BadInput, Config, Split, build_head, encode_text, evaluate, image_features, interpolate_weights, load_clip,
                      logit_scale, predict, tokenize, train)
@@ -265,7 +266,7 @@ def test_pictures_are_brought_to_the_size_that_the_model_sees():
 # -------------------------------------------------------------------------------------------------------- model folders
 
 def test_the_tiny_clip_is_an_ordinary_open_clip_folder():
-    folder = drm_min.ROOT / "toy" / "clip"
+    folder = describe.ROOT / "toy" / "clip"
     model = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True)
     assert sum(f.stat().st_size for f in folder.iterdir()) < 8e6
     assert sum(p.numel() for p in model.visual.parameters()) < 1e6
@@ -281,7 +282,7 @@ def test_pretraining_starts_from_nothing_and_saves_a_folder_that_loads(tmp_path)
     import subprocess
     import sys
 
-    done = subprocess.run([sys.executable, drm_min.ROOT / "toy/pretrain.py", "--out", tmp_path / "clip", "--steps", "2", "--batch-size", "20"],
+    done = subprocess.run([sys.executable, describe.ROOT / "toy/pretrain.py", "--out", tmp_path / "clip", "--steps", "2", "--batch-size", "20"],
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     new, old = load_clip(f"local-dir:{tmp_path / 'clip'}")[0], load_clip("local-dir:toy/clip")[0]
