@@ -626,7 +626,7 @@ def evaluate(model, data, default_texts, concept_texts, betas, workers=None):
 # ------------------------------------------------------------------------------------------------------- experiment
 
 RECIPE = ("dataset", "model", "pretrained", "epochs", "batch_size", "accumulate", "lr", "warmup", "weight_decay", "select", "seed",
-          "core_targets", "loss", "skip_bad_images")  # what decides a training, beside method, lambda and prompts
+          "core_targets", "loss", "skip_bad_images", "beta")  # what decides a training, beside method, lambda and prompts
 
 
 def prompts_of(config, data):
@@ -723,7 +723,7 @@ def run(config, out=None):
                     log(f"core targets `{estimator}`: the true class gets {quality['true_class']:.3f} on average")
                 beta, name = config.beta_of(lam), f"{method}, seed {seed}"
                 about = dict(method=method, lam=None if lam == math.inf else lam, beta=beta, seed=seed, dataset=config.dataset, prompts=prompts,
-                             recipe={key: getattr(config, key) for key in RECIPE} | dict(method=method, lam=str(lam), seed=seed),
+                             recipe={key: getattr(config, key) for key in RECIPE} | dict(lam=str(lam), seed=seed, training_images=len(labels)),
                              versions=dict(torch=torch.__version__, open_clip=open_clip.__version__))
                 folder = method + (f"-lambda-{lam:g}" if method in ("drm", "dual") else "") + f"-seed-{seed}"
                 keep = Checkpoints(Path(out) / folder, tokenizer, about, config.resume) if out is not None else None

@@ -497,12 +497,17 @@ class Checkpoints:
 
         self.last = self.folder / f"step-{len(losses)}"
         write(self.last, save)
-        for older in self.steps():
-            if older != self.last:
-                shutil.rmtree(older, ignore_errors=True)
+        self.clear()
 
     def finish(self, model, losses):
         self.last = self.folder / "model"
         write(self.last, lambda folder: save_clip(folder, model, self.tokenizer, self.about | dict(losses=losses)))
+        self.clear()
+
+    def clear(self):
+        """Remove all steps but the last; renamed first, so that half a one is never taken for a checkpoint."""
         for older in self.steps():
-            shutil.rmtree(older, ignore_errors=True)
+            if older != self.last:
+                os.replace(older, older.with_name(older.name + ".old"))
+        for leftover in self.folder.glob("step-*.*"):
+            shutil.rmtree(leftover, ignore_errors=True)

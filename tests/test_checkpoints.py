@@ -40,6 +40,15 @@ SHAPES = {
 DRM, LONG = "drm-lambda-1-seed-0", dict(method=("erm", "drm"), epochs=10, select="best")  # 20 steps a training
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As in the processes that are killed: another number of threads rounds differently."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     """A folder with a random model of every shape, pictures of a `folder` data set, and two description files."""
@@ -176,39 +185,43 @@ def test_eval_only_listens_to_beta_and_refuses_what_is_not_the_models_own(world,
 
 KILLED = """
 import json, os, pathlib, random, shutil, sys, torch, drm_min, files
-chance, (argv, folder, events) = random.Random(0), json.loads(sys.argv[1])
-for kill in range(6):
-    at, when, count, child = kill < 5 and chance.randrange(2, events), chance.choice(("before", "amid", "after")), [0], os.fork()
-    if not child:
-        owners = dict(save_file=files, write_text=pathlib.Path, rmtree=shutil, replace=os, step=torch.optim.AdamW)
-        for name, owner in owners.items():
-            def event(*args, do=getattr(owner, name), name=name, **kwargs):
-                count[0] += 1
-                if count[0] == at and when == "amid" and name == "save_file":
-                    args[1].write_bytes(b"half")
-                if count[0] != at or when == "after":
-                    result = do(*args, **kwargs)
-                return os.kill(os.getpid(), 9) if count[0] == at else result
-            setattr(owner, name, event)
-        os.dup2(2, 1)
-        os._exit(drm_min.main(argv + ["--resume"] * (kill > 0)))
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    print(code, max([0] + [int(p.name[5:]) for p in pathlib.Path(folder).glob("step-*") if p.suffix == ""]), flush=True)
+chance = random.Random(0)
+for argv, folder, events in json.loads(sys.argv[1]):
+    for kill in range(6):
+        at, when, count = kill < 5 and chance.randrange(2, events), chance.choice(("before", "amid", "after")), [0]
+        child = os.fork()
+        if not child:
+            owners = dict(save_file=files, write_text=pathlib.Path, rmtree=shutil, replace=os, step=torch.optim.AdamW)
+            for name, owner in owners.items():
+                def event(*args, do=getattr(owner, name), name=name, **kwargs):
+                    count[0] += 1
+                    if count[0] == at and when == "amid" and name == "save_file":
+                        args[1].write_bytes(b"half")
+                    if count[0] != at or when == "after":
+                        result = do(*args, **kwargs)
+                    return os.kill(os.getpid(), 9) if count[0] == at else result
+                setattr(owner, name, event)
+            os.dup2(2, 1)
+            os._exit(drm_min.main(argv + ["--resume"] * (kill > 0)))
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        print(code, max([0] + [int(p.name[5:]) for p in pathlib.Path(folder).glob("step-*") if p.suffix == ""]), flush=True)
 """
 
 
-@pytest.mark.parametrize("more, events", [(dict(save_every=1), 40), (dict(save_every=2, select="best"), 24)])
-def test_a_run_killed_five_times_at_random_has_the_weights_of_the_unbroken_one(world, tmp_path, more, events):
-    """Before, amid or after a step, a write, a rename or a removal; the run has more than five times as many of them."""
-    more = dict(epochs=10, core_targets="softmax") | more
-    run(tmp_path / "whole", world, "dropped", **more)
-    job = json.dumps([argv(tmp_path / "out", world, "dropped", **more), str(tmp_path / "out" / DRM), events])
-    done = subprocess.run([sys.executable, "-c", KILLED, job], cwd=describe.ROOT, capture_output=True, text=True,
-                          env=os.environ | dict(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES=""))
+def test_runs_killed_ten_times_at_random_have_the_weights_of_the_unbroken_ones(world, tmp_path):
+    """Before, amid or after a step, a write, a rename or a removal; a run has more than five times `events` of them."""
+    cases = {"last": (dict(epochs=10, core_targets="softmax", save_every=1), 40),
+             "best": (dict(epochs=10, core_targets="softmax", save_every=2, select="best"), 24)}
+    job = [(argv(tmp_path / case, world, "dropped", **more), str(tmp_path / case / DRM), n) for case, (more, n) in cases.items()]
+    done = subprocess.run([sys.executable, "-c", KILLED, json.dumps(job)], cwd=describe.ROOT, capture_output=True,
+                          text=True, env=os.environ | dict(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES=""))
     codes, steps = zip(*(map(int, line.split()) for line in done.stdout.splitlines()))
-    assert codes == (-signal.SIGKILL,) * 5 + (0,), done.stderr
-    assert sorted(steps[:5]) == list(steps[:5]) and steps[4] > 2, "no kill costs a checkpoint"
-    assert same(tmp_path / "out", tmp_path / "whole")
+    assert codes == 2 * ((-signal.SIGKILL,) * 5 + (0,)), done.stderr
+    for some in (steps[:5], steps[6:11]):
+        assert list(some) == sorted(some) and some[-1] > 2, "no kill costs a checkpoint"
+    for case, (more, _) in cases.items():
+        run(tmp_path / "whole" / case, world, "dropped", **more)
+        assert same(tmp_path / case, tmp_path / "whole" / case)
 
 
 @pytest.mark.parametrize("by, step", [(signal.SIGINT, 33), (signal.SIGTERM, 7), (signal.SIGTERM, 40)])

@@ -66,7 +66,7 @@ def test_ceilings_are_those_of_a_guesser_who_knows_the_domain(toy):
 
 def test_descriptions_are_none_of_the_captions():
     """The tiny CLIP never read the shipped sentences, as no CLIP read an LLM's: only their words."""
-    from drm_min import load_descriptions
+    from describe import load_descriptions
     from toy import pretrain
 
     captions = {c.format(a, b) for c in pretrain.DESCRIPTION_CAPTIONS for ones, others in pretrain.PARTS for a in ones for b in others}

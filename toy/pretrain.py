@@ -23,7 +23,8 @@ import open_clip
 from safetensors.torch import save_file
 from tqdm import tqdm
 
-from drm_min import ROOT, build_head, contrastive_loss, encode_text, image_features, load_descriptions, logit_scale, tokenize
+from describe import ROOT, load_descriptions
+from drm_min import build_head, contrastive_loss, encode_text, image_features, logit_scale, tokenize
 from toy import world
 
 CONFIG = {
