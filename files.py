@@ -42,7 +42,8 @@ DATASETS = {
                 template=("a photo of a {}.",)),
     "cifar10": REAL | dict(epochs=10, data_root="data", descriptions="descriptions/cifar10.json",
                            layout="CIFAR-10 and STL-10 are downloaded to it by torchvision"),
-    "waterbirds": REAL | dict(descriptions="descriptions/waterbirds.json", group="group", group_weights=dict(  # of WILDS
+    "waterbirds": REAL | dict(descriptions="descriptions/waterbirds.json", group="group", metrics=("accuracy", "worst_group_accuracy"),
+                              group_weights=dict(  # of WILDS
                                   landbird_land=3498, landbird_water=184, waterbird_land=56, waterbird_water=1057),
                               layout="allowed: a folder with waterbirds_v1.0/metadata.csv and its images, from https://wilds.stanford.edu"),
     "iwildcam": REAL | dict(descriptions="descriptions/iwildcam.json", template=("a photo of {}.",), core_targets="label",
