@@ -33,9 +33,8 @@ import torch.nn.functional as F
 from torch.func import functional_call
 from tqdm import tqdm
 
-from describe import BadInput, find, load_names_and_descriptions, log
-from files import (DATASETS, READERS, Checkpoints, Stopped, load_clip, make_folder, prepared_batches, read_json, stop_requested,
-                   write)
+from describe import BadInput, Parser, find, load_names_and_descriptions, log, write
+from files import (DATASETS, READERS, Checkpoints, Stopped, load_clip, make_folder, prepared_batches, read_json, stop_requested)
 
 # ---------------------------------------------------------------------------------------------------- configuration
 
@@ -877,14 +876,9 @@ def plot(report, path):
 
 # ----------------------------------------------------------------------------------------------------- command line
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise BadInput(message)
-
-
 def parse(argv=None):
     """Command line -> Config. Raises BadInput."""
-    parser = _Parser(
+    parser = Parser(
         prog="drm_min.py", allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Dual Risk Minimization: fine-tune a zero-shot model on ERM + lambda * WRM and compare it with its parts.",
         epilog="Without options: the toy world, offline, in under a minute. Examples:\n"

@@ -26,7 +26,7 @@ from PIL import Image, ImageCms, ImageOps
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from describe import BadInput, find, log
+from describe import BadInput, find, log, write
 
 # ---------------------------------------------------------------------------------------------- data sets as published
 
@@ -390,21 +390,6 @@ def read_json(path):
     if not isinstance(content, dict):
         raise BadInput(f"{path}: holds no object")
     return content
-
-
-def write(path, save):
-    """save(temporary path) of a file or a folder, then rename: an interrupted or failed write costs nothing that is there. Raises BadInput."""
-    temporary, old = path.with_name(path.name + ".tmp"), path.with_name(path.name + ".old")
-    try:
-        for leftover in (temporary, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-        save(temporary)
-        if path.is_dir():  # a folder that is not empty cannot be replaced in one move
-            os.replace(path, old)
-        os.replace(temporary, path)
-        shutil.rmtree(old, ignore_errors=True)
-    except (OSError, SafetensorError) as e:
-        raise BadInput(f"--out {path}: cannot be written ({getattr(e, 'strerror', None) or e}); what was there before is still there") from None
 
 
 def make_folder(path):
