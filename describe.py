@@ -146,16 +146,25 @@ def read_classes(dataset=None, path=None):
         text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as e:
         raise BadInput(f"{path}: no classes can be read ({e})") from None
-    try:
-        content = json.loads(text)
-        content = content.get("classes", content) if isinstance(content, dict) else {key: key for key in content}
-        classes = {key: entry.get("name", key) if isinstance(entry, dict) else entry if isinstance(entry, str) else key
-                   for key, entry in content.items()}
-    except (ValueError, TypeError, AttributeError):
+    def unique(pairs):
+        keys = [key for key, _ in pairs]
+        if len(set(keys)) < len(keys):
+            raise BadInput(f"{path}: {next(k for k in keys if keys.count(k) > 1)!r} comes twice; allowed: each class once")
+        return dict(pairs)
+
+    if text.lstrip()[:1] in ("{", "["):
+        try:
+            content = json.loads(text, object_pairs_hook=unique)
+            content = content.get("classes", content) if isinstance(content, dict) else unique([(key, key) for key in content])
+            classes = {key: entry.get("name", key) if isinstance(entry, dict) else entry if isinstance(entry, str) else key
+                       for key, entry in content.items()}
+        except (ValueError, TypeError, AttributeError, RecursionError) as e:
+            if isinstance(e, BadInput):
+                raise
+            raise BadInput(f"{path}: no JSON of classes ({e})") from None
+    else:
         lines = [line.split("\t") for line in text.splitlines() if line.strip()]
-        classes = {line[0].strip(): line[-1].strip() for line in lines}
-        if len(classes) < len(lines):
-            raise BadInput(f"{path}: a class comes twice; allowed: each once") from None
+        classes = unique([(line[0].strip(), line[-1].strip()) for line in lines])
     if len(classes) < 2:
         raise BadInput(f"{path}: {len(classes)} classes; allowed: 2 or more, one a line")
     return classes
@@ -165,7 +174,7 @@ def read_classes(dataset=None, path=None):
 
 def parse_answer(text, keys, n):
     """What a model said -> {key: [n texts]} for the keys that it answered well. Fences, prose and thoughts around the JSON are left out."""
-    text = re.sub(r"<think>.*?(</think>|$)", "", text or "", flags=re.DOTALL)
+    text = re.sub(r"<think>.*", "", (text or "").rpartition("</think>")[2], flags=re.DOTALL)  # a template may hold the opening tag
 
     def refuse(constant):
         raise ValueError(constant)  # NaN is no JSON
@@ -182,7 +191,8 @@ def parse_answer(text, keys, n):
             texts = [texts] if isinstance(texts, str) else texts
             if isinstance(texts, list) and all(isinstance(t, str) and t.strip() for t in texts):
                 texts = list(dict.fromkeys(" ".join(t.split()) for t in texts))[:n]
-                if len(texts) == n and all(len(t.split()) <= 50 for t in texts):  # a longer one does not fit into 77 tokens
+                # a longer one does not fit into 77 tokens, and half a surrogate pair into no file
+                if len(texts) == n and all(len(t.split()) <= 50 and not re.search("[\ud800-\udfff]", t) for t in texts):
                     found[key] = texts
         if found:
             return found
@@ -196,7 +206,13 @@ class Llm:
         from huggingface_hub import InferenceClient  # here, as nothing else needs it
 
         self.variable = "OPENAI_API_KEY" if base_url else "HF_TOKEN"
-        self.key = os.environ.get(self.variable) or "none"  # never None: the token of a Hugging Face login would be sent to any endpoint
+        key = os.environ.get(self.variable, "").strip()
+        if not key.isascii() or not base_url and not key:
+            raise BadInput(f"--llm {model}: the environment variable {self.variable} holds no key; allowed: a key"
+                           + " or --base-url URL" * (not base_url))
+        if base_url and not re.match(r"https?://", base_url):
+            raise BadInput(f"--base-url {base_url}: allowed: http://... or https://...")
+        self.key = key or "none"  # never None: the token of a Hugging Face login would be sent to any endpoint
         self.client = InferenceClient(base_url=base_url, api_key=self.key, timeout=timeout)
         self.model, self.where, self.retries = model, base_url or "Hugging Face", retries
         self.options = dict(seed=seed, temperature=temperature, response_format=dict(type="json_object"))
@@ -208,7 +224,8 @@ class Llm:
                 answer = self.client.chat_completion([dict(role="user", content=prompt)], model=self.model, max_tokens=4 * words + 2000,
                                                      **self.options)
                 choice = answer.choices[0] if answer.choices else None
-                return "" if choice is None or choice.finish_reason == "length" else choice.message.content or ""
+                said = "" if choice is None or choice.finish_reason == "length" else choice.message.content or ""
+                return said if isinstance(said, str) else "".join(part.get("text") or "" for part in said)  # some servers answer in parts
             except Exception as e:  # huggingface_hub, its HTTP library (which changed) and a body that is no JSON raise many kinds
                 response = getattr(e, "response", None)
                 status = getattr(response, "status_code", None)
@@ -240,6 +257,11 @@ def generate(classes, llm, out, about, n=2, style="core", batch=8):
             same = False
         if not same:
             raise BadInput(f"--out {out}: is there, and not from the same model and prompt; allowed: another file, or remove it")
+    try:
+        with open(out.with_name(out.name + ".raw.jsonl"), "a", encoding="utf-8"):
+            pass
+    except OSError as e:
+        raise BadInput(f"--out {out}: cannot be written ({e.strerror})") from None
     todo, tries, size = [key for key in classes if key not in done], Counter(), batch
     prompt_words = len((PROMPT + STYLES[style]).split())
     log(f"{len(todo)} classes to ask for, {len(done)} are there: {math.ceil(len(todo) / batch)} requests, about "
@@ -317,9 +339,10 @@ def check(path, classes=None):
     for kind, pairs in (("equal names", list(names.items())), ("equal texts", texts)):
         owner = {}
         for key, text in pairs:
-            other = owner.setdefault(" ".join(text.lower().split()), key)
-            if other != key or kind == "equal texts" and pairs.count((key, text)) > 1:
-                faults.append((True, kind, key, f"also of {other}: {text[:60]!r}"))
+            alike = owner.setdefault(" ".join(text.lower().split()), [])
+            if alike:
+                faults.append((True, kind, key, f"also of {alike[0]}: {text[:60]!r}"))
+            alike.append(key)
     bags = []
     for key, text in texts:
         n, words = len(tokenizer.encode(text)) + 2, words_of(text)
