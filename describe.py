@@ -359,7 +359,7 @@ def check(path, classes=None):
             by_word.setdefault(word, []).append(i)
     for i, (key, text, bag) in enumerate(bags):
         rare = sorted(bag, key=lambda word: len(by_word[word]))[:max(1, math.ceil(len(bag) / 5))]
-        for j in sorted({j for word in rare for j in by_word[word] if j > i or word not in bags[j][2]}):
+        for j in sorted({j for word in rare for j in by_word[word] if j > i}):
             other, other_text, other_bag = bags[j]
             if other != key and text.lower() != other_text.lower() and len(bag & other_bag) >= 0.85 * len(bag | other_bag):
                 faults.append((True, "near-duplicate", key, f"{text[:40]!r} and {other}'s {other_text[:40]!r}"))
