@@ -65,7 +65,7 @@ def log(text):
 def find(path):
     """A relative path is looked for here first, then beside this file, so that the shipped files are always found."""
     path = Path(path)
-    return path if path.exists() or path.is_absolute() else ROOT / path
+    return path if os.path.exists(path) or path.is_absolute() else ROOT / path
 
 
 def write(path, save):
@@ -110,7 +110,9 @@ def load_names_and_descriptions(path, classes):
         content = json.loads(find(path).read_text(encoding="utf-8"), object_pairs_hook=unique)
     except OSError as e:
         refuse(f"cannot be read ({e.strerror}); allowed: a JSON file")
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as e:
+    except (ValueError, RecursionError) as e:  # no UTF-8, no JSON, or a number of thousands of digits
+        if isinstance(e, BadInput):
+            raise
         refuse(f"not JSON in UTF-8 ({e}); see descriptions/toy.json for the form")
     entries = content.get("classes", content) if isinstance(content, dict) else None
     if not isinstance(entries, dict):

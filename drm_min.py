@@ -20,6 +20,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import statistics
 import sys
 import time
@@ -68,7 +69,7 @@ class Config:
     seed: int = option(int, "first seed: of the images (toy), their order, and what else is random", 0, low=0, high=2**31)
     seeds: int = option(int, "how many seeds, counted from --seed; from two on, results are mean and standard deviation", 1,
                         low=1, high=1000)
-    epochs: int = option(int, "passes over the training images", low=1, high=10**6)
+    epochs: int = option(int, "passes over the training images", low=1, high=10**4)
     batch_size: int = option(int, "images per step", low=1, high=10**6)
     accumulate: int = option(int, "parts of a batch that go through the image tower one by one, to save memory: the same gradient", 1,
                              low=1, high=10**6)
@@ -114,8 +115,12 @@ class Config:
                 raise BadInput(f"--template {template}: must hold one {{}}, for the name of the class")
         if self.accumulate > 1 and (self.loss == "flyp" or "flyp" in self.method):
             raise BadInput(f"--accumulate {self.accumulate}: only 1 with a contrastive loss, which needs the whole batch at once")
-        if self.eval_only and self.alpha != (1.0,):
-            raise BadInput(f"--eval-only --alpha {self.alpha[0]:g}: allowed: 1; WiSE-FT needs the zero-shot weights too")
+        if self.eval_only and (self.alpha != (1.0,) or self.seeds > 1):
+            raise BadInput("--eval-only: allowed: one seed, and --alpha 1; WiSE-FT needs the zero-shot weights too")
+        for name, values in (("--sweep", (self.lam, *self.sweep)), ("--alpha", self.alpha)):
+            shown = [f"{value:g}" for value in dict.fromkeys(values)]
+            if len(set(shown)) < len(shown):  # tables and folders could not tell them apart
+                raise BadInput(f"{name} {' '.join(map(repr, values))}: allowed: values that differ in six digits")
         object.__setattr__(self, "out", self.out or f"runs/{self.dataset}" + "-eval" * self.eval_only)
 
     def beta_of(self, lam):
@@ -189,6 +194,9 @@ def load_data(config, seed=0):
     except OSError as e:
         raise BadInput(f"--data-root {root}: {e.filename or e}: {e.strerror}; {entry['layout']}") from None
     names = {key: " ".join(name.replace("_", " ").split()) for key, name in classes.items()}  # as they are said in a prompt
+    nameless = [key for key, name in names.items() if not name]
+    if nameless or not all(row.split.isprintable() for row in rows):
+        raise BadInput(f"--data-root {root}: a class or a domain has no name that can be said or printed; allowed: letters, figures, blanks")
     groups = sorted({row.group for row in rows} - {""})
 
     def split(name):
@@ -200,7 +208,7 @@ def load_data(config, seed=0):
             if row.label not in number:
                 raise BadInput(f"--data-root {root}: {row.image} has the label {row.label!r}; allowed in {name}: "
                                + ", ".join(list(number)[:20]) + ", ..." * (len(number) > 20))
-            if isinstance(row.image, Path) and not row.image.is_file() and not (name == "train" and config.skip_bad_images):
+            if isinstance(row.image, Path) and not os.path.isfile(row.image) and not (name == "train" and config.skip_bad_images):
                 raise BadInput(f"--data-root {root}: {row.image} is not there; it is an image of {name}")
         return Split(torch.stack([row.image for row in own]) if own and isinstance(own[0].image, torch.Tensor) else [str(row.image) for row in own],
                      torch.tensor([number[row.label] for row in own], dtype=torch.int64),
@@ -248,6 +256,8 @@ def tokenize(tokenizer, texts, source="texts", device="cpu"):
     pad = tokenizer([""], context_length=4096).mode().values.item()
 
     def count(text, length=4096):  # tokens that are no padding, for whatever a tokenizer puts around a text
+        if isinstance(tokenizer, open_clip.SimpleTokenizer):  # its padding is also the token of "!"
+            return min(length, len(tokenizer.encode(text)) + 2)
         return int((tokenizer([text], context_length=length) != pad).sum())
 
     length, room = tokenizer.context_length, count("a " * 4096, tokenizer.context_length)  # SigLIP's end token pads too: one less
@@ -446,7 +456,8 @@ def train(model, split, default_texts, concept_texts, targets, config, lam, form
     optimizer = torch.optim.AdamW([dict(params=matrices, weight_decay=config.weight_decay), dict(params=vectors, weight_decay=0.0)],
                                   lr=config.lr, fused=True)
     on_cuda = device.type == "cuda"
-    half = torch.bfloat16 if on_cuda and torch.cuda.is_bf16_supported() else torch.float16  # weights stay float32
+    native = on_cuda and torch.cuda.get_device_capability(device)[0] >= 8  # before that, bf16 is emulated and slow
+    half = torch.bfloat16 if native else torch.float16  # weights stay float32
     scaler = torch.amp.GradScaler("cuda", enabled=on_cuda and half is torch.float16)
     highest_scale = max(math.log(100), logit_scale(model).log().item())  # SigLIP starts above 100
     every_class = torch.arange(int(default_texts.owner.max()) + 1, device=device)
@@ -515,6 +526,9 @@ def train(model, split, default_texts, concept_texts, targets, config, lam, form
                 raise Stopped(f"stopped after step {step + 1} of {len(batches)}; to go on, give the same command with --resume")
     if best:
         model.load_state_dict(best["state"])
+    with torch.no_grad():  # a last step may have spoilt what its loss did not show
+        if not all(p.isfinite().all() for p in model.parameters()) or not build_head(model, default_texts).isfinite().all():
+            refuse(f"after {len(losses)} steps the model is not finite")
     if config.grad_checkpointing:
         model.set_grad_checkpointing(False)
     model.eval()
@@ -628,13 +642,30 @@ RECIPE = ("dataset", "model", "pretrained", "epochs", "batch_size", "accumulate"
           "core_targets", "loss", "skip_bad_images", "beta")  # what decides a training, beside method, lambda and prompts
 
 
-def prompts_of(config, data):
+def read_saved(config):
+    """The drm.json of a model that is evaluated only; None otherwise. Raises BadInput where it is not one that a run wrote."""
+    if not config.eval_only:
+        return None
+    saved = read_json(find(config.model.removeprefix("local-dir:")) / "drm.json")
+
+    def is_number(value, low, high):
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+
+    heads = [saved.get("prompts", {}).get(head) for head in ("default", "concept")] if isinstance(saved.get("prompts"), dict) else [None]
+    if not (all(isinstance(head, dict) and all(isinstance(texts, list) and texts and all(isinstance(t, str) for t in texts)
+                                               for texts in head.values()) for head in heads)
+            and saved.get("method") in [m for m in METHODS if m != "zero-shot"] and is_number(saved.get("beta"), 0, 1)
+            and is_number(saved.get("seed"), 0, 2**31) and (saved.get("lam") is None or is_number(saved["lam"], 0, 1e6))):
+        raise BadInput(f"--eval-only --model {config.model}: its drm.json is not one that a run wrote")
+    return saved
+
+
+def prompts_of(config, data, saved=None):
     """The prompts of a run -> {"default": {key: [texts]}, "concept": {key: [texts]}}, keys in the order of the labels. Raises BadInput."""
-    if config.eval_only:
-        prompts = read_json(find(config.model.removeprefix("local-dir:")) / "drm.json").get("prompts", {})
-        if [set(prompts.get(head, ())) for head in ("default", "concept")] != [set(data.classes)] * 2:
+    if saved:
+        if [set(saved["prompts"][head]) for head in ("default", "concept")] != [set(data.classes)] * 2:
             raise BadInput(f"--eval-only --model {config.model}: its drm.json has prompts for other classes than --dataset {config.dataset}")
-        return {head: {key: prompts[head][key] for key in data.classes} for head in ("default", "concept")}
+        return {head: {key: saved["prompts"][head][key] for key in data.classes} for head in ("default", "concept")}
     if config.descriptions is None:
         raise BadInput(f"--descriptions: {config.dataset} needs them; allowed: a JSON file, see descriptions/toy.json for the form")
     names, descriptions = load_names_and_descriptions(config.descriptions, data.classes)
@@ -677,9 +708,14 @@ def run(config, out=None):
     `out`, a folder, is made and written to before training, so that no training is lost to it; trained models go there too.
     """
     device = pick_device(config.device)
-    data = load_data(config, config.seed)  # first, as a fault in it shows sooner than a model loads
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 where autocast is off: evaluation
+    saved = read_saved(config)
+    # What is wrong with data and prompts shows sooner than a model loads.
+    data = load_data(config, saved["seed"] if saved else config.seed)
+    prompts = prompts_of(config, data, saved)
+    digest = None if saved else hashlib.sha256(find(config.descriptions).read_bytes()).hexdigest()
     zero_shot, tokenizer = load_clip(config.model, config.pretrained, device)
-    prompts = prompts_of(config, data)
     texts = [tokenize(tokenizer, prompts[head].values(), source, device) for head, source in (
         ("default", "the default prompts"), ("concept", f"--descriptions {config.descriptions}"))]
     if config.core_targets == "oracle" and data.train.oracle is None:
@@ -688,23 +724,26 @@ def run(config, out=None):
         "erm": [(0.0, None, config.loss)], "wrm": [(math.inf, config.core_targets, config.loss)],
         "drm": [(lam, config.core_targets, config.loss) for lam in dict.fromkeys((config.lam, *config.sweep))],
         "dual": [(config.lam, "onehot", config.loss)], "flyp": [(0.0, None, "flyp-released")], "zero-shot": []}
-    trainings = [] if config.eval_only else [(method, *training) for method in config.method for training in plan[method]]
+    trainings = [] if saved else [(method, *training) for method in config.method for training in plan[method]]
     if trainings:
         check_training(data.train, config, any(form != "ce" for *_, form in trainings))
+    def folder(method, lam, seed):
+        return Path(out) / (method + (f"-lambda-{lam:g}" if method in ("drm", "dual") else "") + f"-seed-{seed}")
+
     if out is not None:
         make_folder(out)
+        for method, lam, *_ in trainings:
+            for seed in range(config.seed, config.seed + config.seeds):
+                make_folder(folder(method, lam, seed))
 
     def assess(model, betas):
         return evaluate(model, data, *texts, betas, config.workers)
 
     rows = []
-    if config.eval_only:
-        saved = read_json(find(config.model.removeprefix("local-dir:")) / "drm.json")
-        if saved.get("method") not in METHODS or not {"seed", "lam", "beta"} <= set(saved):
-            raise BadInput(f"--eval-only --model {config.model}: its drm.json is not one that a run wrote")
+    if saved:
         rows = [dict(method=saved["method"], seed=saved["seed"], lam=saved["lam"], alpha=1.0, seconds=None, core_targets=None) | result
                 for result in assess(zero_shot, [saved["beta"] if config.beta is None else config.beta])]
-    for seed in range(config.seed, config.seed + config.seeds) if not config.eval_only else ():
+    for seed in range(config.seed, config.seed + config.seeds) if not saved else ():
         if seed == config.seed or config.dataset == "toy":  # files are the same for every seed
             data = data if seed == config.seed else load_data(config, seed)
             if trainings:
@@ -724,8 +763,7 @@ def run(config, out=None):
                 about = dict(method=method, lam=None if lam == math.inf else lam, beta=beta, seed=seed, dataset=config.dataset, prompts=prompts,
                              recipe={key: getattr(config, key) for key in RECIPE} | dict(lam=str(lam), seed=seed, training_images=len(labels)),
                              versions=dict(torch=torch.__version__, open_clip=open_clip.__version__))
-                folder = method + (f"-lambda-{lam:g}" if method in ("drm", "dual") else "") + f"-seed-{seed}"
-                keep = Checkpoints(Path(out) / folder, tokenizer, about, config.resume) if out is not None else None
+                keep = Checkpoints(folder(method, lam, seed), tokenizer, about, config.resume) if out is not None else None
 
                 def score(model):  # on in-distribution validation only
                     return metrics(mix(*predict(model, data.val, *texts, config.workers), beta), data.val)[data.metrics[0]]
@@ -734,12 +772,11 @@ def run(config, out=None):
                 model, start = copy.deepcopy(zero_shot), time.perf_counter()
                 train(model, data.train, *texts, targets, config, lam, form, seed, name,
                       score if config.select == "best" else None, keep)
-                seconds = round(time.perf_counter() - start, 1)
+                seconds = None if config.resume else round(time.perf_counter() - start, 1)  # of the whole training, or of none
                 for alpha in config.alpha:
                     at_alpha = interpolate_weights(zero_shot, model, alpha) if alpha < 1 else model
                     rows += [dict(method=method, seed=seed, lam=about["lam"], alpha=alpha, seconds=seconds, core_targets=quality) | result
                              for result in assess(at_alpha, [beta])]
-    digest = None if config.eval_only else hashlib.sha256(find(config.descriptions).read_bytes()).hexdigest()
     about = dict(torch=torch.__version__, open_clip=open_clip.__version__, device=str(device), model=config.model, pretrained=config.pretrained,
                  descriptions=config.descriptions, descriptions_sha256=digest, template=config.template, classes=data.classes,
                  metrics=data.metrics, ceilings=data.ceilings)
@@ -837,10 +874,11 @@ def plot(report, path):
 
     grouped, (first, *_, last) = by_name(report["results"]), report["results"][0]["domains"]
     ceiling, (id_metric, ood_metric) = report["about"]["ceilings"].get(last), report["about"]["metrics"]
+    shown_first, shown_last = (domain.replace("$", r"\$") for domain in (first, last))  # no mathematics
     panels = (("worst-domain risk: log loss (nats), lower is better", lambda r: r["summary"]["worst_log_loss"],
                f"mean out-of-distribution {words(ood_metric)} (%)", lambda r: 100 * r["summary"][f"ood_mean_{ood_metric}"]),
-              (f"in-distribution {words(id_metric)}, `{first}` (%)", lambda r: 100 * r["domains"][first][id_metric],
-               f"{words(ood_metric)} under shift, `{last}` (%)", lambda r: 100 * r["domains"][last][ood_metric]))
+              (f"in-distribution {words(id_metric)}, `{shown_first}` (%)", lambda r: 100 * r["domains"][first][id_metric],
+               f"{words(ood_metric)} under shift, `{shown_last}` (%)", lambda r: 100 * r["domains"][last][ood_metric]))
     figure = Figure(figsize=(11, 5.4), layout="constrained")
     for axes, (x_name, x_of, y_name, y_of) in zip(figure.subplots(1, 2), panels):
         path_of_lambda, legend = [], {}
@@ -866,7 +904,7 @@ def plot(report, path):
         axes.margins(0.12)
     if ceiling:
         axes.axhline(100 * ceiling, color="black", linestyle=":", linewidth=1)
-        axes.annotate(f"best possible on `{last}`", (0.02, 100 * ceiling), (0, 4), xycoords=("axes fraction", "data"),
+        axes.annotate(f"best possible on `{shown_last}`", (0.02, 100 * ceiling), (0, 4), xycoords=("axes fraction", "data"),
                       textcoords="offset points", fontsize=9)
     n = report["config"]["seeds"]
     figure.suptitle(f"ERM-vs-WRM trade-off, {report['config']['dataset']}: " + (f"mean ± s.d. of {n} seeds" if n > 1 else "one seed"))
@@ -906,24 +944,27 @@ def main(argv=None):
         report = run(config, out)
         write(out / "results.json", lambda path: path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8"))
         domains = report["results"][0]["domains"]
-        if len(domains) > 1:
+        picture = all(m[report["about"]["metrics"][1]] is not None for m in list(domains.values())[1:]) and len(domains) > 1
+        if picture:
             write(out / "tradeoff.png", lambda path: plot(report, path))
     except BadInput as e:
         print(f"drm_min.py: {' '.join(str(e).split())}", file=sys.stderr)
         return 2
     except (Stopped, KeyboardInterrupt) as e:
-        print(f"drm_min.py: {e or 'stopped; what was trained to the end or to a checkpoint is kept: --resume goes on from it'}", file=sys.stderr)
+        print(f"drm_min.py: {str(e) or 'stopped; what was trained to the end or to a checkpoint is kept: --resume goes on from it'}", file=sys.stderr)
         return 130
-    print(*table(report), sep="\n")
-    print(*details(report), sep="\n", end="\n" * bool(details(report)))
+    lines = [*table(report), *details(report)]
     for quality in [row["core_targets"] for row in report["results"] if row["core_targets"]][:1]:
-        print(f"core targets `{quality['estimator']}`, seed {config.seed}: the true class gets {quality['true_class']:.2f} on average"
-              + (f"; KL(oracle || targets) {quality['kl_from_oracle']:.2f} nats" if quality.get("kl_from_oracle") is not None else ""))
-    if any(0 < alpha < 1 for alpha in config.alpha):
-        print("* of the WiSE-FT weights below 1, the one with the best validation " + words(report["about"]["metrics"][0]))
+        lines.append(f"core targets `{quality['estimator']}`, seed {config.seed}: the true class gets {quality['true_class']:.2f} on average" + (
+            f"; KL(oracle || targets) {quality['kl_from_oracle']:.2f} nats" if quality.get("kl_from_oracle") is not None else ""))
+    if any(0 < row["alpha"] < 1 for row in report["results"]):
+        lines.append("* of the WiSE-FT weights below 1, the one with the best validation " + words(report["about"]["metrics"][0]))
     counts = ", ".join(f"{domain} {m['n']}" for domain, m in domains.items())
-    print(f"images: {counts}; log losses in nats; ± is the standard deviation over seeds; written: {out / 'results.json'}"
-          + f", {out / 'tradeoff.png'}" * (len(domains) > 1))
+    lines.append(f"images: {counts}; log losses in nats; ± is the standard deviation over seeds; written: {out / 'results.json'}"
+                 + f", {out / 'tradeoff.png'}" * picture)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that knows no ± shows a question mark
+    print("\n".join(lines))
     return 0
 
 

@@ -83,6 +83,9 @@ def csv_rows(path, columns):
             missing = [c for c in columns.split() if c not in (reader.fieldnames or ())]
             if missing:
                 raise BadInput(f"{path}: no column {', '.join(missing)}; it has {', '.join(reader.fieldnames or ['none'])}")
+            twice = {c for c in reader.fieldnames if reader.fieldnames.count(c) > 1 and c in columns.split()}
+            if twice:
+                raise BadInput(f"{path}: column {', '.join(sorted(twice))} comes twice; allowed: once")
             rows = list(reader)
     except (UnicodeDecodeError, csv.Error) as e:
         raise BadInput(f"{path}: no CSV in UTF-8 ({e})") from None
@@ -102,6 +105,9 @@ def class_folders(path):
         for file in sorted(folder.iterdir()):
             is_image = not file.name.startswith(".") and file.suffix.lower() in Image.registered_extensions() and file.is_file()
             (found if is_image else ignored).append((folder.name, file) if is_image else file)
+    empty = [p.name for p in sorted(path.iterdir()) if p.is_dir() and p not in ignored and p.name not in {name for name, _ in found}]
+    if empty:
+        log(f"{path}: no images in {', '.join(empty[:5])}" + f" and {len(empty) - 5} more" * (len(empty) > 5))
     if ignored:
         log(f"ignored, as no images: {', '.join(str(p) for p in ignored[:5])}" + f" and {len(ignored) - 5} more" * (len(ignored) > 5))
     return found
@@ -200,7 +206,7 @@ def objectnet_classes(mappings, wnids):
         index_of = {lines[number].strip(): int(index) for index, number in number_of.items()}
         folder_of = {label: folder for folder, label in folder_of.items()}
         return {folder_of[label]: [wnids[index_of[name]] for name in names.split("; ")] for label, names in names_of.items()}
-    except (KeyError, IndexError, ValueError, AttributeError, TypeError) as e:
+    except (KeyError, IndexError, ValueError, AttributeError, TypeError, RecursionError) as e:
         raise BadInput(f"{mappings}: not ObjectNet's mapping files ({e!r})") from None
 
 
@@ -254,6 +260,8 @@ def read_image(path, border=0):
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             image = image.convert("RGB")
+            if min(image.size) <= 2 * border or max(image.size) > 200 * min(image.size):
+                raise ValueError(f"{image.width} x {image.height} pixels are no picture")
             return image.crop((border, border, image.width - border, image.height - border)) if border else image
     except Exception as e:  # Pillow's readers raise whatever a damaged file makes them stumble over
         raise BadInput(f"{path}: no image that can be read ({str(e)[:200]}); allowed in training only, with --skip-bad-images") from None
@@ -277,9 +285,15 @@ class Pictures(torch.utils.data.Dataset):
                     picture = (Image.fromarray(source.permute(1, 2, 0).numpy()) if isinstance(source, torch.Tensor)
                                else read_image(source, self.split.border))
                     prepared.append(self.transform(picture))
-                except BadInput as e:  # an exception would arrive from a worker as a page of traceback
-                    bad[i] = str(e)
+                except Exception as e:  # it would arrive from a worker as a page of traceback
+                    bad[i] = str(e) if isinstance(e, BadInput) else f"{source}: cannot be prepared ({e!r})"
         return torch.stack(prepared) if prepared else torch.empty(0), bad
+
+
+def ignore_signals(worker):
+    """Ctrl-C and SIGTERM are for the main process, which stops its workers itself; a signal to the group would kill them in mid-step."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def prepared_batches(model, split, batches, workers=None, seed=None, first=0):
@@ -294,9 +308,11 @@ def prepared_batches(model, split, batches, workers=None, seed=None, first=0):
     transform = image_transform_v2(PreprocessCfg(**open_clip.get_model_preprocess_cfg(model) | dict(size=size)), is_train=seed is not None,
                                    aug_cfg=AugmentationCfg(scale=(0.9, 1.0)))  # the crop of FLYP's recipe
     if workers is None:
-        workers = min(8, os.cpu_count() or 1) if len(batches) > 1 else 0
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = min(8, cores) if len(batches) > 1 else 0
     yield from torch.utils.data.DataLoader(
         Pictures(split, transform, seed or 0), sampler=list(enumerate(batches, first)), batch_size=None, num_workers=workers,
+        worker_init_fn=ignore_signals,
         pin_memory=next(model.parameters()).is_cuda, generator=torch.Generator())  # its own: the run's chance is not touched
 
 
@@ -325,10 +341,10 @@ def load_clip(model, pretrained=None, device="cpu"):
         raise BadInput(f"--pretrained {pretrained}: --model {model} has its own weights; leave --pretrained out")
     if model.startswith("local-dir:"):
         folder = find(model.removeprefix("local-dir:"))
-        if not (folder / "open_clip_config.json").is_file():
+        if not os.path.isfile(folder / "open_clip_config.json"):
             raise BadInput(f"--model {model}: no open_clip_config.json there; allowed: a folder that open_clip saved")
         model = f"local-dir:{folder}"
-        if (folder / "drm.json").is_file():
+        if os.path.isfile(folder / "drm.json"):
             activation = read_json(folder / "drm.json").get("quick_gelu")
     logging.disable(logging.CRITICAL)  # what matters of open_clip's log is said by the exception
     try:
@@ -369,10 +385,10 @@ def read_weights(path):
     except Exception as e:
         raise BadInput(f"--pretrained {path}: no plain state dict, and loading a pickled object would run code in it, which never happens "
                        f"here (FLYP's and DRM's .pt files and TorchScript are such); allowed: safetensors, or torch.save(model.state_dict()) "
-                       f"({str(e).splitlines()[0][:120]})") from None
+                       f"({' '.join(str(e).split())[:120]})") from None
     while isinstance(state, dict) and any(isinstance(state.get(key), dict) for key in ("state_dict", "model")):
         state = next(state[key] for key in ("state_dict", "model") if isinstance(state.get(key), dict))
-    if not (isinstance(state, dict) and state and all(isinstance(v, torch.Tensor) for v in state.values())):
+    if not (isinstance(state, dict) and state and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items())):
         raise BadInput(f"--pretrained {path}: no state dict; allowed: names with tensors")
     for prefix in ("module.", "model.", "module."):
         if all(key.startswith(prefix) for key in state):
@@ -385,7 +401,7 @@ def read_json(path):
     """A JSON file -> dict. Raises BadInput."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RecursionError) as e:
         raise BadInput(f"{path}: cannot be read as JSON ({e})") from None
     if not isinstance(content, dict):
         raise BadInput(f"{path}: holds no object")
@@ -442,7 +458,7 @@ class Checkpoints:
         self.last, self.finished = None, False
 
     def steps(self):
-        return sorted((p for p in self.folder.glob("step-*") if p.suffix == ""), key=lambda p: int(p.name.removeprefix("step-")))
+        return sorted((p for p in self.folder.glob("step-*") if p.name[5:].isdecimal()), key=lambda p: int(p.name[5:]))
 
     def load(self, model, optimizer, scaler):
         """-> (losses of the steps taken, the best weights so far), with everything put back in its place."""
@@ -451,26 +467,29 @@ class Checkpoints:
         if not (self.resume and there):
             return [], {}
         self.last, saved, device = there[0], read_json(there[0] / "drm.json"), str(next(model.parameters()).device)
-        changed = [key for key, value in self.about["recipe"].items() if saved.get("recipe", {}).get(key) != value]
-        if changed or saved.get("prompts") != self.about["prompts"]:
+        recipe, prompts = saved.get("recipe"), saved.get("prompts")
+        changed = [key for key, value in self.about["recipe"].items() if not isinstance(recipe, dict) or recipe.get(key) != value]
+        if changed or prompts != self.about["prompts"]:
             raise BadInput(f"--resume: {self.last} was trained with another {', '.join(changed) or 'set of prompts'}; allowed: the same, or another --out")
         try:
+            losses, best = list(saved["losses"]), {}
             model.load_state_dict(load_file(self.last / "open_clip_model.safetensors", device=device))
             self.finished = self.last.name.startswith("model")
             if self.finished:
                 log(f"{self.last}: finished before, loaded")
-                return saved["losses"], {}
+                return losses, best
             flat, state = load_file(self.last / "optimizer.safetensors", device=device), {}
             for name, tensor in flat.items():
                 number, key = name.split(".")
                 state.setdefault(int(number), {})[key] = tensor
             optimizer.load_state_dict(optimizer.state_dict() | dict(state=state))
             scaler.load_state_dict(saved["scaler"])
-            best = saved["best"] and saved["best"] | dict(state=load_file(self.last / "best.safetensors"))
-        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as e:
+            if saved["best"]:
+                best = dict(score=float(saved["best"]["score"]), epoch=int(saved["best"]["epoch"]), state=load_file(self.last / "best.safetensors"))
+        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, AttributeError, TypeError) as e:
             raise BadInput(f"--resume: {self.last} is damaged ({str(e)[:200]}); remove it to start anew") from None
-        log(f"{self.last}: going on after step {len(saved['losses'])}")
-        return saved["losses"], best
+        log(f"{self.last}: going on after step {len(losses)}")
+        return losses, best
 
     def save(self, model, optimizer, scaler, losses, best):
         def save(folder):
@@ -495,5 +514,6 @@ class Checkpoints:
         for older in self.steps():
             if older != self.last:
                 os.replace(older, older.with_name(older.name + ".old"))
-        for leftover in self.folder.glob("step-*.*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in self.folder.glob("step-*"):
+            if leftover.stem[5:].isdecimal() and leftover.suffix in (".tmp", ".old"):
+                shutil.rmtree(leftover, ignore_errors=True)

@@ -304,7 +304,7 @@ def test_a_write_that_fails_costs_no_checkpoint(world, tmp_path, monkeypatch, fa
             path.write_bytes(path.read_bytes()[:1000])
             raise fault
 
-    with monkeypatch.context() as patch, pytest.raises(BadInput, match=f"--out {tmp_path}.*No space left"):
+    with monkeypatch.context() as patch, pytest.raises(BadInput, match=f"{tmp_path}.*No space left"):
         patch.setattr(files, "save_file", full)
         run(tmp_path, world, **more)
     assert [p.name for p in (tmp_path / DRM).iterdir() if p.suffix == ""] == [f"step-{last}"]
@@ -472,3 +472,88 @@ def test_a_text_that_just_fits_is_read_and_one_word_more_is_refused(tokenizer, w
     for more, n in ((1, length + 1), (5000, r"\d+")):
         with pytest.raises(BadInput, match=rf"looks.json: a text of {n} tokens, 'cat .*{length} at most"):
             tokenize(tokenizer, [["a"], ["cat " * (words + more)]], "looks.json")
+
+
+# ---------------------------------------------------------------------------------------------- what an attacker brought up
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups are POSIX")
+def test_a_signal_to_the_whole_group_spares_the_workers_and_saves(world, tmp_path):
+    """As a batch system sends it; torch's workers would die of it and take the step along."""
+    job = argv(tmp_path / "out", world, **dict(LONG, epochs=400, workers=2))
+    process = subprocess.Popen([sys.executable, describe.ROOT / "drm_min.py", *job], start_new_session=True, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if "epoch 3," in line:
+            break
+    os.killpg(process.pid, signal.SIGTERM)
+    said = process.stderr.read()
+    assert process.wait() == 130 and "--resume" in said and "Traceback" not in said
+    assert [p.name[:5] for p in (tmp_path / "out" / "erm-seed-0").iterdir()] == ["step-"]
+
+
+def test_folders_of_other_names_beside_the_checkpoints_are_left_alone(world, tmp_path):
+    for name in ("step-old", "step-1.bak", "step-2.tmp"):
+        (tmp_path / DRM / name).mkdir(parents=True)
+    run(tmp_path, world)
+    assert sorted(p.name for p in (tmp_path / DRM).iterdir()) == ["model", "step-1.bak", "step-old"]
+
+
+def test_a_last_step_that_spoils_the_model_costs_no_finished_one(world, tmp_path, monkeypatch):
+    run(tmp_path, world)
+    before = weights(tmp_path / DRM / "model")
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: [p.data.fill_(math.nan) for p in self.param_groups[0]["params"]])
+    with pytest.raises(BadInput, match="after 1 steps the model is not finite"):
+        run(tmp_path, world, epochs=1, batch_size=12)
+    assert equal(before, weights(tmp_path / DRM / "model"))
+
+
+@pytest.mark.parametrize("change", [
+    dict(beta="x"), dict(beta=5), dict(lam="x"), dict(prompts=[]), dict(prompts=None), dict(prompts=dict(default=3, concept={})),
+    dict(prompts=dict(default={c: "a text" for c in CLASSES}, concept={c: ["a"] for c in CLASSES})),
+    dict(prompts=dict(default={c: [] for c in CLASSES}, concept={c: ["a"] for c in CLASSES})), dict(method=["drm"]), dict(method="zero-shot")])
+def test_a_drm_json_that_no_run_wrote_is_refused(world, tmp_path, change):
+    good = dict(method="drm", beta=0.5, lam=1.0, seed=0, prompts={head: {c: [c] for c in CLASSES} for head in ("default", "concept")})
+    shutil.copytree(world / "vit", tmp_path / "m")
+    (tmp_path / "m" / "drm.json").write_text(json.dumps(good))
+    assert drm_min.run(evaluation(world, tmp_path / "m"))["results"][0]["beta"] == 0.5
+    (tmp_path / "m" / "drm.json").write_text(json.dumps(good | change))
+    with pytest.raises(BadInput, match="not one that a run wrote"):
+        drm_min.run(evaluation(world, tmp_path / "m"))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "[]", '{"recipe": [], "prompts": 3}', ""])
+def test_a_checkpoint_whose_drm_json_is_nonsense_is_refused(world, tmp_path, text):
+    run(tmp_path, world)
+    (tmp_path / DRM / "model" / "drm.json").write_text(text)
+    with pytest.raises(BadInput, match="drm.json|another"):
+        run(tmp_path, world, resume=True)
+
+
+def test_evaluating_a_toy_model_again_draws_the_images_of_its_own_seed(tmp_path):
+    config = dict(device="cpu", epochs=1, batch_size=2000, method="erm", seed=3, out=str(tmp_path))
+    [trained] = drm_min.run(Config(**config), tmp_path)["results"]
+    [again] = drm_min.run(Config(eval_only=True, device="cpu", model=f"local-dir:{tmp_path}/erm-seed-3/model"))["results"]
+    assert trained["domains"] == again["domains"] and again["seed"] == 3
+
+
+def test_a_file_where_a_model_will_go_is_said_before_training(world, tmp_path, monkeypatch):
+    (tmp_path / DRM).write_text("mine")
+    monkeypatch.setattr(drm_min, "train", lambda *args: pytest.fail("training began"))
+    with pytest.raises(BadInput, match=f"{DRM}: cannot be written"):
+        run(tmp_path, world)
+    assert (tmp_path / DRM).read_text() == "mine"
+
+
+def test_the_token_that_pads_is_counted_where_a_text_holds_it():
+    """CLIP pads with 0, which is also the "!" within a word."""
+    tokenizer = open_clip.SimpleTokenizer(context_length=16)
+    assert tokenizer.encode("wow!~").count(0) == 1
+    with pytest.raises(BadInput, match="17 tokens"):
+        tokenize(tokenizer, [["a " * 12 + "wow!~"]])
+
+
+@pytest.mark.parametrize("state", [b"", dict])
+def test_an_empty_file_and_names_that_are_no_names_are_no_weights(tmp_path, state):
+    file = tmp_path / "w.pt"
+    file.write_bytes(b"") if state == b"" else torch.save({1: torch.ones(2)}, file)
+    with pytest.raises(BadInput, match="no.* state dict"):
+        files.read_weights(str(file))

@@ -514,3 +514,44 @@ def test_random_crops_depend_on_seed_and_step_alone(model, tmp_path):
     assert not torch.equal(whole[0], whole[2]) and not torch.equal(whole[0], crops(batches, 0, 4)[0])
     plain = crops(batches, 0, None)
     assert torch.equal(plain[0], plain[2])  # without a seed, nothing is random
+
+
+# ---------------------------------------------------------------------------------------------- what an attacker brought up
+
+@pytest.mark.parametrize("header, row, said", [
+    ("path,label,split,label", "a.png,ski,train,tent", "column label comes twice"), ("path,label,split", "a.png,_,train", "no name"),
+    ("path,label,split,domain", "a.png,ski,test,\u202eodd", "no name"), (f"path,label,split", f"{'long' * 100}.png,ski,train", "is not there")])
+def test_csv_faults_are_named(tmp_path, header, row, said):
+    good = ["b.png,tent,train,", "c.png,ski,train,", "d.png,tent,val,"]
+    with pytest.raises(BadInput, match=said):
+        own_csv(tmp_path, header, [row, *(r[:len(r) - (header.count(",") < 3)] for r in good)])
+
+
+def test_folders_without_images_are_named(tmp_path, capfd):
+    for name in ("train/ski", "train/tent", "train/fish", "val/ski", "val/tent", "night/ski"):
+        (tmp_path / name).mkdir(parents=True)
+        if name != "train/fish" and name != "night/ski":
+            noise(tmp_path / name / "a.png", 0)
+    assert load("folder", tmp_path).classes == {"ski": "ski", "tent": "tent"}
+    said = capfd.readouterr().err
+    assert "train: no images in fish" in said and "night: no images in ski" in said
+
+
+@pytest.mark.parametrize("size, border", [((1, 3000), 0), ((4, 4), 2), ((3000, 2), 0)])
+def test_a_strip_or_a_picture_that_is_all_border_is_no_picture(tmp_path, size, border):
+    noise(tmp_path / "a.png", 0, size)
+    with pytest.raises(BadInput, match=r"a\.png.*no picture"):
+        read_image(tmp_path / "a.png", border)
+
+
+def test_a_domain_with_dollars_is_no_mathematics(tmp_path):
+    row = dict(method="erm", lam=0.0, alpha=1.0, seed=0, beta=1.0, summary=dict(worst_log_loss=1.0, ood_mean_accuracy=0.5),
+               domains={d: dict(accuracy=0.5, log_loss=1.0, n=2) for d in ("i$d_$", "a$\\foo$")})
+    drm_min.plot(dict(results=[row], config=dict(seeds=1, dataset="x"), about=dict(ceilings={}, metrics=("accuracy", "accuracy"))), tmp_path / "p")
+    assert (tmp_path / "p").read_bytes().startswith(b"\x89PNG")
+
+
+def test_values_that_tables_and_folders_could_not_tell_apart_are_refused():
+    for option in (dict(sweep=(0.12345671, 0.12345672)), dict(alpha=(0.50000001, 0.5))):
+        with pytest.raises(BadInput, match="six digits"):
+            Config(**option)
