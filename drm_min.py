@@ -35,7 +35,7 @@ from torch.func import functional_call
 from tqdm import tqdm
 
 from describe import BadInput, Parser, find, load_names_and_descriptions, log, write
-from files import (DATASETS, READERS, Checkpoints, Stopped, load_clip, make_folder, prepared_batches, read_json, stop_requested)
+from files import (DATASETS, READERS, Checkpoints, Stopped, load_clip, make_folder, prepared_batches, read_saved, stop_requested)
 
 # ---------------------------------------------------------------------------------------------------- configuration
 
@@ -642,24 +642,6 @@ RECIPE = ("dataset", "model", "pretrained", "epochs", "batch_size", "accumulate"
           "core_targets", "loss", "skip_bad_images", "beta")  # what decides a training, beside method, lambda and prompts
 
 
-def read_saved(config):
-    """The drm.json of a model that is evaluated only; None otherwise. Raises BadInput where it is not one that a run wrote."""
-    if not config.eval_only:
-        return None
-    saved = read_json(find(config.model.removeprefix("local-dir:")) / "drm.json")
-
-    def is_number(value, low, high):
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
-
-    heads = [saved.get("prompts", {}).get(head) for head in ("default", "concept")] if isinstance(saved.get("prompts"), dict) else [None]
-    if not (all(isinstance(head, dict) and all(isinstance(texts, list) and texts and all(isinstance(t, str) for t in texts)
-                                               for texts in head.values()) for head in heads)
-            and saved.get("method") in [m for m in METHODS if m != "zero-shot"] and is_number(saved.get("beta"), 0, 1)
-            and is_number(saved.get("seed"), 0, 2**31) and (saved.get("lam") is None or is_number(saved["lam"], 0, 1e6))):
-        raise BadInput(f"--eval-only --model {config.model}: its drm.json is not one that a run wrote")
-    return saved
-
-
 def prompts_of(config, data, saved=None):
     """The prompts of a run -> {"default": {key: [texts]}, "concept": {key: [texts]}}, keys in the order of the labels. Raises BadInput."""
     if saved:
@@ -710,7 +692,7 @@ def run(config, out=None):
     device = pick_device(config.device)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 where autocast is off: evaluation
-    saved = read_saved(config)
+    saved = read_saved(find(config.model.removeprefix("local-dir:")), METHODS) if config.eval_only else None
     # What is wrong with data and prompts shows sooner than a model loads.
     data = load_data(config, saved["seed"] if saved else config.seed)
     prompts = prompts_of(config, data, saved)
@@ -884,7 +866,7 @@ def plot(report, path):
         path_of_lambda, legend = [], {}
         for name, rows in grouped.items():
             (x, dx), (y, dy) = spread([x_of(r) for r in rows]), spread([y_of(r) for r in rows])
-            method, wise = rows[0]["method"], 0 < rows[0]["alpha"] < 1
+            method, wise = rows[0]["method"], rows[0]["method"] != "zero-shot" and rows[0]["alpha"] < 1
             series, colour, marker = METHODS[method]
             if method == "zero-shot":
                 series, marker = name, {1.0: "<", 0.0: ">"}.get(rows[0]["beta"], marker)
@@ -922,7 +904,8 @@ def parse(argv=None):
         epilog="Without options: the toy world, offline, in under a minute. Examples:\n"
                "  python drm_min.py --seeds 5 --sweep 0.3 3 10                 the trade-off curve with error bars\n"
                "  python drm_min.py --method erm drm --alpha 0.3 0.5 0.7 1     with WiSE-FT\n"
-               "  python drm_min.py --method drm --core-targets oracle         with the true p(y | x_c)")
+               "  python drm_min.py --method drm --core-targets oracle         with the true p(y | x_c)\n"
+               "  python drm_min.py --dataset iwildcam --data-root DATA        a real data set, with its own defaults")
     recipe = DATASETS["toy"]
     for f in dataclasses.fields(Config):
         m, default = f.metadata, recipe.get(f.name) if f.default is None else f.default

@@ -430,6 +430,23 @@ def save_clip(folder, model, tokenizer, about):
         tokenizer.save_pretrained(folder)
 
 
+def read_saved(folder, methods):
+    """The drm.json of a model that is to be evaluated. Raises BadInput where it is not one that a run wrote."""
+    saved = read_json(folder / "drm.json")
+
+    def is_number(value, low, high):
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+
+    prompts = saved.get("prompts")
+    heads = [prompts.get(head) for head in ("default", "concept")] if isinstance(prompts, dict) else [None]
+    if not (all(isinstance(head, dict) and all(isinstance(texts, list) and texts and all(isinstance(t, str) for t in texts)
+                                               for texts in head.values()) for head in heads)
+            and saved.get("method") in [m for m in methods if m != "zero-shot"] and is_number(saved.get("beta"), 0, 1)
+            and is_number(saved.get("seed"), 0, 2**31) and (saved.get("lam") is None or is_number(saved["lam"], 0, 1e6))):
+        raise BadInput(f"--eval-only --model local-dir:{folder}: its drm.json is not one that a run wrote")
+    return saved
+
+
 class Stopped(Exception):
     """SIGINT or SIGTERM came, and a checkpoint was saved: the message says how to go on."""
 
