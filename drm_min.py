@@ -196,7 +196,8 @@ def load_data(config, seed=0):
     names = {key: " ".join(name.replace("_", " ").split()) for key, name in classes.items()}  # as they are said in a prompt
     nameless = [key for key, name in names.items() if not name]
     if nameless or not all(row.split.isprintable() for row in rows):
-        raise BadInput(f"--data-root {root}: a class or a domain has no name that can be said or printed; allowed: letters, figures, blanks")
+        raise BadInput(f"--data-root {root}: a class or a domain has no name that can be said or printed; "
+                       "allowed: letters, figures, blanks")
     groups = sorted({row.group for row in rows} - {""})
 
     def split(name):
@@ -210,7 +211,8 @@ def load_data(config, seed=0):
                                + ", ".join(list(number)[:20]) + ", ..." * (len(number) > 20))
             if isinstance(row.image, Path) and not os.path.isfile(row.image) and not (name == "train" and config.skip_bad_images):
                 raise BadInput(f"--data-root {root}: {row.image} is not there; it is an image of {name}")
-        return Split(torch.stack([row.image for row in own]) if own and isinstance(own[0].image, torch.Tensor) else [str(row.image) for row in own],
+        in_memory = own and isinstance(own[0].image, torch.Tensor)
+        return Split(torch.stack([row.image for row in own]) if in_memory else [str(row.image) for row in own],
                      torch.tensor([number[row.label] for row in own], dtype=torch.int64),
                      groups={group: torch.tensor([row.group == group for row in own], dtype=torch.bool) for group in groups},
                      group_kind=entry.get("group"),
@@ -441,7 +443,8 @@ def train(model, split, default_texts, concept_texts, targets, config, lam, form
     device, n, size = next(model.parameters()).device, len(split.labels), config.batch_size
     check_training(split, config, form != "ce")
     if config.accumulate > 1 and any(isinstance(m, torch.nn.modules.batchnorm._BatchNorm) for m in model.modules()):
-        raise BadInput(f"--accumulate {config.accumulate}: this model has batch norms, for which parts of a batch are not the batch; allowed: 1")
+        raise BadInput(f"--accumulate {config.accumulate}: this model has batch norms, for which parts of a batch are not the batch; "
+                       "allowed: 1")
     order = torch.Generator().manual_seed(seed)
     # Whole batches only (a batch of all images if there are fewer); the few left out change with the shuffle.
     per_epoch = max(1, n // size)
@@ -517,7 +520,8 @@ def train(model, split, default_texts, concept_texts, targets, config, lam, form
                 value = score(model)
                 log(f"{name}: epoch {(step + 1) // per_epoch}, validation {value:.4f}")
                 if not best or value > best["score"]:
-                    best = dict(score=value, epoch=(step + 1) // per_epoch, state={k: v.cpu().clone() for k, v in model.state_dict().items()})
+                    best = dict(score=value, epoch=(step + 1) // per_epoch,
+                                state={k: v.cpu().clone() for k, v in model.state_dict().items()})
             if keep and (stop or config.save_every and (step + 1) % config.save_every == 0):
                 if not all(p.isfinite().all() for p in model.parameters()):
                     refuse(f"the weights after step {len(losses)} are not finite")
@@ -646,7 +650,8 @@ def prompts_of(config, data, saved=None):
     """The prompts of a run -> {"default": {key: [texts]}, "concept": {key: [texts]}}, keys in the order of the labels. Raises BadInput."""
     if saved:
         if [set(saved["prompts"][head]) for head in ("default", "concept")] != [set(data.classes)] * 2:
-            raise BadInput(f"--eval-only --model {config.model}: its drm.json has prompts for other classes than --dataset {config.dataset}")
+            raise BadInput(f"--eval-only --model {config.model}: its drm.json has prompts for other classes than --dataset "
+                           f"{config.dataset}")
         return {head: {key: saved["prompts"][head][key] for key in data.classes} for head in ("default", "concept")}
     if config.descriptions is None:
         raise BadInput(f"--descriptions: {config.dataset} needs them; allowed: a JSON file, see descriptions/toy.json for the form")
@@ -742,8 +747,9 @@ def run(config, out=None):
                     quality = target_quality(estimator, targets, labels, data.train.oracle)
                     log(f"core targets `{estimator}`: the true class gets {quality['true_class']:.3f} on average")
                 beta, name = config.beta_of(lam), f"{method}, seed {seed}"
-                about = dict(method=method, lam=None if lam == math.inf else lam, beta=beta, seed=seed, dataset=config.dataset, prompts=prompts,
-                             recipe={key: getattr(config, key) for key in RECIPE} | dict(lam=str(lam), seed=seed, training_images=len(labels)),
+                recipe = {key: getattr(config, key) for key in RECIPE} | dict(lam=str(lam), seed=seed, training_images=len(labels))
+                about = dict(method=method, lam=None if lam == math.inf else lam, beta=beta, seed=seed, dataset=config.dataset,
+                             prompts=prompts, recipe=recipe,
                              versions=dict(torch=torch.__version__, open_clip=open_clip.__version__))
                 keep = Checkpoints(folder(method, lam, seed), tokenizer, about, config.resume) if out is not None else None
 
@@ -757,10 +763,10 @@ def run(config, out=None):
                 seconds = None if config.resume else round(time.perf_counter() - start, 1)  # of the whole training, or of none
                 for alpha in config.alpha:
                     at_alpha = interpolate_weights(zero_shot, model, alpha) if alpha < 1 else model
-                    rows += [dict(method=method, seed=seed, lam=about["lam"], alpha=alpha, seconds=seconds, core_targets=quality) | result
-                             for result in assess(at_alpha, [beta])]
-    about = dict(torch=torch.__version__, open_clip=open_clip.__version__, device=str(device), model=config.model, pretrained=config.pretrained,
-                 descriptions=config.descriptions, descriptions_sha256=digest, template=config.template, classes=data.classes,
+                    [result] = assess(at_alpha, [beta])
+                    rows.append(dict(method=method, seed=seed, lam=about["lam"], alpha=alpha, seconds=seconds, core_targets=quality) | result)
+    about = dict(torch=torch.__version__, open_clip=open_clip.__version__, device=str(device), model=config.model,
+                 pretrained=config.pretrained, descriptions=config.descriptions, descriptions_sha256=digest, template=config.template, classes=data.classes,
                  metrics=data.metrics, ceilings=data.ceilings)
     return dict(config=dataclasses.asdict(config), about=about, results=rows)
 
@@ -813,12 +819,14 @@ def table(report):
 
     plain = id_metric == ood_metric
     lines = [[f"{words(id_metric)} % (log loss)" if plain else "% (log loss)",
-              *(domain if plain else f"{domain}: {words(metric_of[domain])}" for domain in domains), "OOD mean", "OOD worst", "worst log loss"]]
+              *(domain if plain else f"{domain}: {words(metric_of[domain])}" for domain in domains),
+              "OOD mean", "OOD worst", "worst log loss"]]
     for name, rows in grouped.items():
         in_domain = [[r["domains"][d] for r in rows] for d in domains]
         summary = {k: [r["summary"][k] for r in rows] for k in rows[0]["summary"]}
         lines.append([name + " *" * (name in best.values()),
-                      *(f"{cell([m[metric_of[d]] for m in ms], 100)} ({cell([m['log_loss'] for m in ms], 1, 2)})" for d, ms in zip(domains, in_domain)),
+                      *(f"{cell([m[metric_of[d]] for m in ms], 100)} ({cell([m['log_loss'] for m in ms], 1, 2)})"
+                        for d, ms in zip(domains, in_domain)),
                       cell(summary.get(mean), 100), cell(summary.get(worst), 100), cell(summary["worst_log_loss"], 1, 2)])
         if several and drm and mean in summary:  # seeds pair the rows: the same images, the same order
             lead = [100 * (a["summary"][mean] - b["summary"][mean]) for a, b in zip(drm, rows)]
@@ -842,11 +850,13 @@ def details(report):
     for name, rows in by_name(report["results"]).items():
         for domain, first in rows[0]["domains"].items():
             mean = {k: 100 * statistics.fmean(r["domains"][domain][k] for r in rows) for k, v in first.items() if isinstance(v, float)}
-            shown = [f"{words(k)} {v:.1f}" + (f" (n {first['n_' + k[9:]]})" if "n_" + k[9:] in first else "") for k, v in mean.items() if k != "log_loss"]
+            shown = [f"{words(k)} {v:.1f}" + (f" (n {first['n_' + k[9:]]})" if "n_" + k[9:] in first else "")
+                     for k, v in mean.items() if k != "log_loss"]
             lines.append(f"{name}, {domain} (n {first['n']}): {', '.join(shown)}")
         extra = [k for k in rows[0]["summary"] if not k.startswith(("id_", "ood_", "worst_log"))]
         if extra:
-            lines.append(f"{name}, all: " + ", ".join(f"{words(k)} {100 * statistics.fmean(r['summary'][k] for r in rows):.1f}" for k in extra))
+            values = (f"{words(k)} {100 * statistics.fmean(r['summary'][k] for r in rows):.1f}" for k in extra)
+            lines.append(f"{name}, all: {', '.join(values)}")
     return lines
 
 
@@ -934,7 +944,7 @@ def main(argv=None):
         print(f"drm_min.py: {' '.join(str(e).split())}", file=sys.stderr)
         return 2
     except (Stopped, KeyboardInterrupt) as e:
-        print(f"drm_min.py: {str(e) or 'stopped; what was trained to the end or to a checkpoint is kept: --resume goes on from it'}", file=sys.stderr)
+        print(f"drm_min.py: {str(e) or 'stopped; what was trained is kept, and --resume goes on from it'}", file=sys.stderr)
         return 130
     lines = [*table(report), *details(report)]
     for quality in [row["core_targets"] for row in report["results"] if row["core_targets"]][:1]:
