@@ -282,7 +282,7 @@ def encode_text(model, tokens):
         return model.encode_text(tokens, normalize=True)
     n = int(tokens.argmax(1).max()) + 1  # the end token has the largest id
     short = {prefix + "positional_embedding": tower.positional_embedding[:n], prefix + "attn_mask": mask[:n, :n]}
-    out = functional_call(model, short, kwargs=dict(text=tokens[:, :n]))
+    out = functional_call(model, short, (), dict(text=tokens[:, :n]))
     return out["text_features"] if isinstance(out, dict) else out[1]  # (T, D)
 
 
