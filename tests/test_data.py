@@ -409,7 +409,8 @@ WHITE, GREY = (255,) * 3, (128,) * 3
     ("white16.png", "I;16", 65535, {}, WHITE), ("grey16.png", "I;16", 32768, {}, GREY), ("grey16.tif", "I;16B", 32768, {}, GREY),
     ("I.tif", "I", 32768, {}, GREY), ("F.tif", "F", 0.25, {}, (64,) * 3), ("CMYK.tif", "CMYK", (0, 0, 0, 255), {}, (0, 0, 0)),
     ("CMYK.jpg", "CMYK", (0, 255, 255, 0), {}, (255, 0, 0)), ("YCbCr.jpg", "YCbCr", (76, 85, 255), {}, (255, 0, 0)),
-    ("YCbCr.tif", "YCbCr", (76, 85, 255), dict(compression="tiff_lzw"), (255, 0, 0)), ("LAB.tif", "LAB", (128, 128, 128), {}, (119,) * 3),  # L* is 50.2
+    ("YCbCr.tif", "YCbCr", (76, 85, 255), dict(compression="tiff_lzw"), (255, 0, 0)),
+    ("LAB.tif", "LAB", (128, 128, 128), {}, (119,) * 3),  # L* is 50.2
     ("red.tif", "LAB", (138, 209, 198), {}, (252, 3, 3))])  # sRGB's red: L* 54.3, a* 80.8, b* 69.9 (D50), rounded
 def test_pictures_of_every_mode_are_what_a_person_sees(tmp_path, name, mode, colour, save, expected):
     image = Image.new(mode, (8, 8), colour)
