@@ -52,6 +52,11 @@ class BadInput(ValueError):
     """A fault of the input, in one line that names the thing, its value and what is allowed (exit code 2)."""
 
 
+def twice(pairs):
+    """The keys that come more than once in (key, value) pairs, and how often; a dict of them would silently keep the last."""
+    return {key: times for key, times in Counter(key for key, _ in pairs).items() if times > 1}
+
+
 class Parser(argparse.ArgumentParser):
     def error(self, message):
         raise BadInput(message)
@@ -100,10 +105,9 @@ def load_names_and_descriptions(path, classes):
     def refuse(what):
         raise BadInput(f"--descriptions {path}: {what}")
 
-    def unique(pairs):  # a JSON object with a key twice would silently keep the last
-        repeated = [key for key, times in Counter(key for key, _ in pairs).items() if times > 1]
-        if repeated:
-            refuse(f"{', '.join(map(repr, repeated))} repeated; each class comes once")
+    def unique(pairs):
+        if twice(pairs):
+            refuse(f"{', '.join(map(repr, twice(pairs)))} repeated; each class comes once")
         return dict(pairs)
 
     try:
@@ -149,9 +153,8 @@ def read_classes(dataset=None, path=None):
     except (OSError, UnicodeDecodeError) as e:
         raise BadInput(f"{path}: no classes can be read ({e})") from None
     def unique(pairs):
-        keys = [key for key, _ in pairs]
-        if len(set(keys)) < len(keys):
-            raise BadInput(f"{path}: {next(k for k in keys if keys.count(k) > 1)!r} comes twice; allowed: each class once")
+        if twice(pairs):
+            raise BadInput(f"{path}: {next(iter(twice(pairs)))!r} comes twice; allowed: each class once")
         return dict(pairs)
 
     if text.lstrip()[:1] in ("{", "["):
@@ -304,9 +307,7 @@ def check(path, classes=None):
     tokenizer, faults = open_clip.get_tokenizer("ViT-B-32"), []
 
     def unique(pairs):
-        for key, times in Counter(key for key, _ in pairs).items():
-            if times > 1:
-                faults.append((True, "repeated key", key, f"{times} times; a reader keeps the last"))
+        faults.extend((True, "repeated key", key, f"{times} times; a reader keeps the last") for key, times in twice(pairs).items())
         return dict(pairs)
 
     try:

@@ -190,7 +190,7 @@ def load_data(config, seed=0):
     if root is None:
         raise BadInput(f"--data-root: {config.dataset} needs it; {entry['layout']}")
     try:
-        classes, rows, id_test, merged = READERS[config.dataset](Path(root))
+        classes, rows, id_test, merged, border = READERS[config.dataset](Path(root))
     except OSError as e:
         raise BadInput(f"--data-root {root}: {e.filename or e}: {e.strerror}; {entry['layout']}") from None
     names = {key: " ".join(name.replace("_", " ").split()) for key, name in classes.items()}  # as they are said in a prompt
@@ -217,7 +217,7 @@ def load_data(config, seed=0):
                      groups={group: torch.tensor([row.group == group for row in own], dtype=torch.bool) for group in groups},
                      group_kind=entry.get("group"),
                      columns=torch.tensor([column.get(key, -1) for key in classes]) if name in merged else None,
-                     border=2 if name == "objectnet" else 0)
+                     border=border.get(name, 0))
 
     train, val = split("train"), split("val")
     tests = {name: split(name) for name in dict.fromkeys(row.split for row in rows) if name not in ("train", "val")}
@@ -644,7 +644,7 @@ def evaluate(model, data, default_texts, concept_texts, betas, workers=None):
 
 # ------------------------------------------------------------------------------------------------------- experiment
 
-RECIPE = ("dataset", "model", "pretrained", "epochs", "batch_size", "accumulate", "lr", "warmup", "weight_decay", "select", "seed",
+RECIPE = ("dataset", "model", "pretrained", "epochs", "batch_size", "accumulate", "lr", "warmup", "weight_decay", "select",
           "core_targets", "loss", "skip_bad_images", "beta")  # what decides a training, beside method, lambda and prompts
 
 
@@ -716,6 +716,7 @@ def run(config, out=None):
     trainings = [] if saved else [(method, *training) for method in config.method for training in plan[method]]
     if trainings:
         check_training(data.train, config, any(form != "ce" for *_, form in trainings))
+
     def folder(method, lam, seed):
         return Path(out) / (method + (f"-lambda-{lam:g}" if method in ("drm", "dual") else "") + f"-seed-{seed}")
 
@@ -728,7 +729,7 @@ def run(config, out=None):
     def assess(model, betas):
         return evaluate(model, data, *texts, betas, config.workers)
 
-    rows = []
+    rows, versions = [], dict(torch=torch.__version__, open_clip=open_clip.__version__)
     if saved:
         rows = [dict(method=saved["method"], seed=saved["seed"], lam=saved["lam"], alpha=1.0, seconds=None, core_targets=None) | result
                 for result in assess(zero_shot, [saved["beta"] if config.beta is None else config.beta])]
@@ -751,14 +752,12 @@ def run(config, out=None):
                 beta, name = config.beta_of(lam), f"{method}, seed {seed}"
                 recipe = {key: getattr(config, key) for key in RECIPE} | dict(lam=str(lam), seed=seed, training_images=len(labels))
                 about = dict(method=method, lam=None if lam == math.inf else lam, beta=beta, seed=seed, dataset=config.dataset,
-                             prompts=prompts, recipe=recipe,
-                             versions=dict(torch=torch.__version__, open_clip=open_clip.__version__))
+                             prompts=prompts, recipe=recipe, versions=versions)
                 keep = Checkpoints(folder(method, lam, seed), tokenizer, about, config.resume) if out is not None else None
 
                 def score(model):  # on in-distribution validation only
                     return metrics(mix(*predict(model, data.val, *texts, config.workers), beta), data.val)[data.metrics[0]]
 
-                torch.manual_seed(seed)  # dropout and the like, where a model has it
                 model, start = copy.deepcopy(zero_shot), time.perf_counter()
                 train(model, data.train, *texts, targets, config, lam, form, seed, name,
                       score if config.select == "best" else None, keep)
@@ -767,9 +766,9 @@ def run(config, out=None):
                     at_alpha = interpolate_weights(zero_shot, model, alpha) if alpha < 1 else model
                     [result] = assess(at_alpha, [beta])
                     rows.append(dict(method=method, seed=seed, lam=about["lam"], alpha=alpha, seconds=seconds, core_targets=quality) | result)
-    about = dict(torch=torch.__version__, open_clip=open_clip.__version__, device=str(device), model=config.model,
-                 pretrained=config.pretrained, descriptions=config.descriptions, descriptions_sha256=digest, template=config.template, classes=data.classes,
-                 metrics=data.metrics, ceilings=data.ceilings)
+    about = versions | dict(device=str(device), model=config.model, pretrained=config.pretrained, descriptions=config.descriptions,
+                            descriptions_sha256=digest, template=config.template, classes=data.classes, metrics=data.metrics,
+                            ceilings=data.ceilings)
     return dict(config=dataclasses.asdict(config), about=about, results=rows)
 
 

@@ -73,6 +73,7 @@ class Rows(NamedTuple):
     rows: list
     id_test: str      # the domain that is in-distribution; "val" where validation has to stand in for it
     merged: dict = {}  # domain -> {label: keys of the classes whose best score it gets}, where labels are not classes
+    border: dict = {}  # domain -> pixels on each side that are no part of the picture
 
 
 def csv_rows(path, columns):
@@ -194,7 +195,7 @@ def read_imagenet(root):
             merged[split] = objectnet_classes(root / "objectnet-1.0/mappings", wnids)
             images = [(name, path) for name, path in images if name in merged[split]]
         rows += [Row(split, path, name) for name, path in images]
-    return Rows(dict(zip(wnids, open_clip.IMAGENET_CLASSNAMES)), rows, "val", merged)
+    return Rows(dict(zip(wnids, open_clip.IMAGENET_CLASSNAMES)), rows, "val", merged, {"objectnet": 2})
 
 
 def objectnet_classes(mappings, wnids):

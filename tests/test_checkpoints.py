@@ -569,3 +569,15 @@ def test_an_empty_file_and_names_that_are_no_names_are_no_weights(tmp_path, stat
     file.write_bytes(b"") if state == b"" else torch.save({1: torch.ones(2)}, file)
     with pytest.raises(BadInput, match="no.* state dict"):
         files.read_weights(str(file))
+
+
+def test_a_description_file_that_goes_away_in_training_costs_no_results(world, tmp_path, monkeypatch):
+    looks, train = tmp_path / "looks.json", drm_min.train
+    shutil.copy(world / "looks.json", looks)
+    monkeypatch.setattr(drm_min, "train", lambda *args: (train(*args), looks.unlink()))
+    assert len(run(tmp_path / "out", world, descriptions=str(looks))["about"]["descriptions_sha256"]) == 64
+
+
+def test_seconds_are_of_a_whole_training_or_of_none(world, tmp_path):
+    assert run(tmp_path, world)["results"][0]["seconds"] > 0
+    assert run(tmp_path, world, resume=True)["results"][0]["seconds"] is None

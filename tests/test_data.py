@@ -521,7 +521,7 @@ def test_random_crops_depend_on_seed_and_step_alone(model, tmp_path):
 
 @pytest.mark.parametrize("header, row, said", [
     ("path,label,split,label", "a.png,ski,train,tent", "column label comes twice"), ("path,label,split", "a.png,_,train", "no name"),
-    ("path,label,split,domain", "a.png,ski,test,\u202eodd", "no name"), (f"path,label,split", f"{'long' * 100}.png,ski,train", "is not there")])
+    ("path,label,split,domain", "a.png,ski,test,\u202eodd", "no name"), ("path,label,split", f"{'long' * 100}.png,ski,train", "is not there")])
 def test_csv_faults_are_named(tmp_path, header, row, said):
     good = ["b.png,tent,train,", "c.png,ski,train,", "d.png,tent,val,"]
     with pytest.raises(BadInput, match=said):

@@ -1,4 +1,5 @@
 """The main job, run as a reader runs it."""
+import io
 import json
 import subprocess
 import sys
@@ -186,3 +187,50 @@ def test_help_is_a_page_that_names_every_option(capsys):
     for name in ("dataset", "method", "lam", "beta", "sweep", "alpha", "core-targets", "loss", "seed", "seeds", "epochs", "batch-size", "lr",
                  "weight-decay", "model", "pretrained", "descriptions", "device", "out"):
         assert f"--{name} " in text
+
+
+# -------------------------------------------------------------------------------------------------- what main makes of a run
+
+ROWS = (("erm", 0, 0.0, 0.5, 0.9, 0.9, 0.6), ("erm", 0, 0.0, 1.0, 0.9, 0.9, 0.6))
+
+
+def test_a_stop_outside_training_says_how_to_go_on(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(drm_min, "run", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert drm_min.main(["--out", str(tmp_path)]) == 130 and "--resume" in capsys.readouterr().err
+
+
+def test_a_terminal_that_knows_no_plus_minus_shows_the_results_all_the_same(monkeypatch, tmp_path):
+    screen = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(drm_min, "run", lambda *args: report_of(*ROWS))
+    monkeypatch.setattr(sys, "stdout", screen)
+    assert drm_min.main(["--out", str(tmp_path)]) == 0
+    screen.flush()
+    assert b"| ERM " in screen.buffer.getvalue()
+
+
+@pytest.mark.parametrize("rows, star", [(ROWS, True), (ROWS[1:], False)])
+def test_the_star_is_explained_where_a_row_has_one(monkeypatch, tmp_path, capsys, rows, star):
+    monkeypatch.setattr(drm_min, "run", lambda *args: report_of(*rows))
+    assert drm_min.main(["--out", str(tmp_path), "--alpha", "0.5"]) == 0
+    out = capsys.readouterr().out
+    assert ("ERM, WiSE-FT 0.5 * " in out, "* of the WiSE-FT weights" in out) == (star, star)
+
+
+def test_where_no_group_counts_in_a_shifted_domain_there_is_a_table_and_no_picture(monkeypatch, tmp_path, capsys):
+    report = report_of(*ROWS[1:])
+    report["about"]["metrics"] = ("accuracy", "worst_region_accuracy")
+    [row] = report["results"]
+    row["domains"]["ood"]["worst_region_accuracy"] = None
+    row["summary"] = dict(id_accuracy=0.9, worst_log_loss=1.0)
+    monkeypatch.setattr(drm_min, "run", lambda *args: report)
+    assert drm_min.main(["--out", str(tmp_path)]) == 0
+    assert "| ERM " in capsys.readouterr().out and [f.name for f in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_weights_at_alpha_0_are_drawn_hollow_and_not_as_if_they_were_trained(monkeypatch, tmp_path):
+    from matplotlib.axes import Axes
+
+    drawn, errorbar = [], Axes.errorbar
+    monkeypatch.setattr(Axes, "errorbar", lambda self, *a, **k: (drawn.append(k["markerfacecolor"]), errorbar(self, *a, **k))[1])
+    drm_min.plot(report_of(("erm", 0, 0.0, 0.0, 0.9, 0.9, 0.6), ROWS[1]), tmp_path / "p")
+    assert drawn == ["white", drm_min.METHODS["erm"][1]] * 2

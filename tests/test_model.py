@@ -59,6 +59,13 @@ def test_text_towers_that_see_the_padding_take_the_ordinary_path(text):
     assert torch.allclose(encode_text(model, tokens), model.encode_text(tokens, normalize=True), atol=1e-6)
 
 
+def test_torch_2_4_is_given_the_arguments_that_it_asks_for(monkeypatch):
+    """There, functional_call has no default for the positional ones."""
+    call = drm_min.functional_call
+    monkeypatch.setattr(drm_min, "functional_call", lambda module, weights, args, kwargs=None: call(module, weights, args, kwargs))
+    assert encode_text(random_clip(), open_clip.get_tokenizer("ViT-B-32")(PROMPTS)).shape == (3, 16)
+
+
 def test_gradient_of_the_trimmed_text_equals_that_of_the_whole():
     model, tokens = random_clip(), open_clip.get_tokenizer("ViT-B-32")(PROMPTS)
     target = torch.randn(3, 16, generator=torch.Generator().manual_seed(1))
