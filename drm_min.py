@@ -14,7 +14,6 @@ p(y | x_c), is estimated once with the zero-shot model: the core targets.
 Letters in the shapes: B batch, N images, C classes, K distinct classes of a batch, T texts, L tokens, D embedding.
 """
 import argparse
-import contextlib
 import copy
 import dataclasses
 import hashlib
@@ -35,7 +34,8 @@ from torch.func import functional_call
 from tqdm import tqdm
 
 from describe import BadInput, Parser, find, load_names_and_descriptions, log, write
-from files import (DATASETS, READERS, Checkpoints, Stopped, load_clip, make_folder, prepared_batches, read_saved, stop_requested)
+from files import (DATASETS, READERS, Checkpoints, Stopped, load_clip, make_folder, pick_device, prepared_batches, read_saved,
+                   stop_requested)
 
 # ---------------------------------------------------------------------------------------------------- configuration
 
@@ -84,6 +84,7 @@ class Config:
     template: tuple = option(str, "default prompts, with {} for the name of the class", many=True)
     device: str = option(str, "cpu, cuda, cuda:1, mps; auto takes the fastest that is there", "auto")
     grad_checkpointing: bool = option(bool, "compute activations twice instead of keeping them: less memory, slower", False)
+    draw_texts: bool = option(bool, "per step and class one text, drawn at random, not the mean of all: cheaper, approximate", False)
     workers: int = option(int, "processes that read image files; the number of cores, 8 at most, if left out", low=0, high=1024)
     skip_bad_images: bool = option(bool, "leave out training images that cannot be read, and count them", False)
     save_every: int = option(int, "steps between two checkpoints; 0 for none before the end", low=0, high=10**9)
@@ -236,17 +237,6 @@ def load_data(config, seed=0):
 
 # --------------------------------------------------------------------------------------------------- model and heads
 
-def pick_device(name):
-    """A name such as "cuda:1", or "auto" -> torch.device. Raises BadInput for one that is not there."""
-    there = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    there += ["mps"] * torch.backends.mps.is_available() + ["cpu"]
-    if name == "auto":
-        return torch.device(there[0])
-    if name not in there and not (name == "cuda" and torch.cuda.is_available()):
-        raise BadInput(f"--device {name}: not on this machine; allowed: auto, {', '.join(there)}")
-    return torch.device(name)
-
-
 class Texts(NamedTuple):
     tokens: torch.Tensor  # (T, L)
     owner: torch.Tensor   # (T,) the class of each text
@@ -303,6 +293,13 @@ def build_head(model, texts, classes=None):
     features = encode_text(model, tokens)  # (T, D)
     head = features.new_zeros(int(owner.max()) + 1, features.shape[1]).index_add(0, owner, features)  # the sum, (C, D)
     return F.normalize(head, dim=-1)
+
+
+def draw_texts(texts):
+    """One text of each class, drawn at random -> Texts (C, L)."""
+    key = torch.randperm(len(texts.owner)).to(texts.owner)  # another number for each text; of a class, the one with the highest stays
+    chosen = key == torch.zeros_like(key).scatter_reduce(0, texts.owner, key, "amax")[texts.owner]
+    return Texts(texts.tokens[chosen], texts.owner[chosen])
 
 
 def image_features(model, images):
@@ -491,18 +488,19 @@ def train(model, split, default_texts, concept_texts, targets, config, lam, form
                 raise BadInput(reason)
             batch = batches[step]
             labels = split.labels[batch].to(device)
-            torch.manual_seed(seed * 1_000_003 + step)  # dropout and the like, where a model has it: alike before and after a resume
+            torch.manual_seed(seed * 1_000_003 + step)  # texts that are drawn, dropout and the like: alike before and after a resume
+            texts = [draw_texts(of_head) if config.draw_texts else of_head for of_head in (default_texts, concept_texts)]
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * lr_factor(step)
             classes, columns = (every_class, labels) if form == "ce" else labels.unique(return_inverse=True)  # (K,), (B,)
-            with torch.autocast("cuda", half) if on_cuda else contextlib.nullcontext():
-                default_head = build_head(model, default_texts, classes) if lam < math.inf else None  # (K, D)
-                concept_head = build_head(model, concept_texts, classes) if lam > 0 else None  # (K, D)
+            with torch.autocast("cuda", half, enabled=on_cuda):
+                default_head = build_head(model, texts[0], classes) if lam < math.inf else None  # (K, D)
+                concept_head = build_head(model, texts[1], classes) if lam > 0 else None  # (K, D)
             # Each part of the batch sends its gradient as far as the heads; from there it is sent through the text tower once.
             heads = [None if head is None else head.detach().float().requires_grad_() for head in (default_head, concept_head)]
             losses.append(0.0)
             for part in torch.arange(len(batch)).chunk(config.accumulate):
-                with torch.autocast("cuda", half) if on_cuda else contextlib.nullcontext():
+                with torch.autocast("cuda", half, enabled=on_cuda):
                     features = image_features(model, images[part].to(device))  # (B, D)
                 features, scale = features.float(), logit_scale(model)
                 if form == "flyp-released":
@@ -650,7 +648,7 @@ def evaluate(model, data, default_texts, concept_texts, betas, workers=None):
 # ------------------------------------------------------------------------------------------------------- experiment
 
 RECIPE = ("dataset", "model", "pretrained", "epochs", "batch_size", "accumulate", "lr", "warmup", "weight_decay", "select",
-          "core_targets", "loss", "skip_bad_images", "beta")  # what decides a training, beside method, lambda and prompts
+          "core_targets", "loss", "draw_texts", "skip_bad_images", "beta")  # what decides a training, beside method, lambda and prompts
 
 
 def prompts_of(config, data, saved=None):
@@ -731,13 +729,10 @@ def run(config, out=None):
             for seed in range(config.seed, config.seed + config.seeds):
                 make_folder(folder(method, lam, seed))
 
-    def assess(model, betas):
-        return evaluate(model, data, *texts, betas, config.workers)
-
     rows, versions = [], dict(torch=torch.__version__, open_clip=open_clip.__version__)
     if saved:
         rows = [dict(method=saved["method"], seed=saved["seed"], lam=saved["lam"], alpha=1.0, seconds=None, core_targets=None) | result
-                for result in assess(zero_shot, [saved["beta"] if config.beta is None else config.beta])]
+                for result in evaluate(zero_shot, data, *texts, [saved["beta"] if config.beta is None else config.beta], config.workers)]
     for seed in range(config.seed, config.seed + config.seeds) if not saved else ():
         if seed == config.seed or config.dataset == "toy":  # files are the same for every seed
             data = data if seed == config.seed else load_data(config, seed)
@@ -747,7 +742,7 @@ def run(config, out=None):
             if method == "zero-shot":  # each head, and their mixture
                 betas = dict.fromkeys((1.0, 0.0, config.beta_of(config.lam)))
                 rows += [dict(method=method, seed=seed, lam=None, alpha=0.0, seconds=0.0, core_targets=None) | result
-                         for result in assess(zero_shot, betas)]
+                         for result in evaluate(zero_shot, data, *texts, betas, config.workers)]
             for lam, estimator, form in plan[method]:
                 targets = quality = None
                 if lam > 0:
@@ -769,7 +764,7 @@ def run(config, out=None):
                 seconds = None if config.resume else round(time.perf_counter() - start, 1)  # of the whole training, or of none
                 for alpha in config.alpha:
                     at_alpha = interpolate_weights(zero_shot, model, alpha) if alpha < 1 else model
-                    [result] = assess(at_alpha, [beta])
+                    [result] = evaluate(at_alpha, data, *texts, [beta], config.workers)
                     rows.append(dict(method=method, seed=seed, lam=about["lam"], alpha=alpha, seconds=seconds, core_targets=quality) | result)
     about = versions | dict(device=str(device), model=config.model, pretrained=config.pretrained, descriptions=config.descriptions,
                             descriptions_sha256=digest, template=config.template, classes=data.classes, metrics=data.metrics,

@@ -319,6 +319,17 @@ def prepared_batches(model, split, batches, workers=None, seed=None, first=0):
 
 # ---------------------------------------------------------------------------------------- weights and checkpoints
 
+def pick_device(name):
+    """A name such as "cuda:1", or "auto" -> torch.device. Raises BadInput for one that is not there."""
+    there = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    there += ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    if name == "auto":
+        return torch.device(there[0])
+    if name not in there and not (name == "cuda" and torch.cuda.is_available()):
+        raise BadInput(f"--device {name}: not on this machine; allowed: auto, {', '.join(there)}")
+    return torch.device(name)
+
+
 def load_clip(model, pretrained=None, device="cpu"):
     """An open_clip model with open_clip's own tokenizer -> (model in eval mode and float32, tokenizer). Raises BadInput.
 
