@@ -34,8 +34,8 @@ from torch.func import functional_call
 from tqdm import tqdm
 
 from describe import BadInput, Parser, find, load_names_and_descriptions, log, write
-from files import (DATASETS, READERS, Checkpoints, Stopped, load_clip, make_folder, pick_device, prepared_batches, read_saved,
-                   stop_requested)
+from files import (DATASETS, READERS, Checkpoints, Stopped, dead_workers_named, load_clip, make_folder, pick_device,
+                   prepared_batches, read_saved, stop_requested)
 
 # ---------------------------------------------------------------------------------------------------- configuration
 
@@ -119,8 +119,7 @@ class Config:
         if self.eval_only and (self.alpha != (1.0,) or self.seeds > 1):
             raise BadInput("--eval-only: allowed: one seed, and --alpha 1; WiSE-FT needs the zero-shot weights too")
         for name, values in (("--sweep", (self.lam, *self.sweep)), ("--alpha", self.alpha)):
-            shown = [f"{value:g}" for value in dict.fromkeys(values)]
-            if len(set(shown)) < len(shown):  # tables and folders could not tell them apart
+            if len({f"{value:g}" for value in values}) < len(set(values)):  # tables and folders could not tell them apart
                 raise BadInput(f"{name} {' '.join(map(repr, values))}: allowed: values that differ in six digits")
         object.__setattr__(self, "out", self.out or f"runs/{self.dataset}" + "-eval" * self.eval_only)
 
@@ -195,7 +194,7 @@ def load_data(config, seed=0):
     except OSError as e:
         raise BadInput(f"--data-root {root}: {e.filename or e}: {e.strerror}; {entry['layout']}") from None
     names = {key: " ".join(name.replace("_", " ").split()) for key, name in classes.items()}  # as they are said in a prompt
-    nameless = [key for key, name in names.items() if not name]
+    nameless = [key for key, name in names.items() if not name or not name.isprintable()]
     if nameless or not all(row.split.isprintable() for row in rows):
         raise BadInput(f"--data-root {root}: a class or a domain has no name that can be said or printed; "
                        "allowed: letters, figures, blanks")
@@ -533,16 +532,16 @@ def train(model, split, default_texts, concept_texts, targets, config, lam, form
                 keep.save(model, optimizer, scaler, losses, best)
             if stop:
                 raise Stopped(f"stopped after step {step + 1} of {len(batches)}; to go on, give the same command with --resume")
-    if best:
-        model.load_state_dict(best["state"])
-    with torch.no_grad():  # a last step may have spoilt what its loss did not show
-        if not all(p.isfinite().all() for p in sound) or not build_head(model, default_texts).isfinite().all():
-            refuse(f"after {len(losses)} steps the model is not finite")
-    if config.grad_checkpointing:
-        model.set_grad_checkpointing(False)
-    model.eval()
-    if keep:
-        keep.finish(model, losses)
+        if best:
+            model.load_state_dict(best["state"])
+        with torch.no_grad():  # a last step may have spoilt what its loss did not show
+            if not all(p.isfinite().all() for p in sound) or not build_head(model, default_texts).isfinite().all():
+                refuse(f"after {len(losses)} steps the model is not finite")
+        if config.grad_checkpointing:
+            model.set_grad_checkpointing(False)
+        model.eval()
+        if keep:
+            keep.finish(model, losses)
     return losses
 
 
@@ -619,10 +618,8 @@ def evaluate(model, data, default_texts, concept_texts, betas, workers=None):
 
     The summary's mean and worst leave out the first, in-distribution domain; the worst log loss is over all. Raises BadInput.
     """
-    results = [dict(beta=beta, validation=None, domains={}) for beta in betas]
     p_val = predict(model, data.val, default_texts, concept_texts, workers)
-    for result in results:
-        result["validation"] = metrics(mix(*p_val, result["beta"]), data.val)
+    results = [dict(beta=beta, validation=metrics(mix(*p_val, beta), data.val), domains={}) for beta in betas]
     for domain, split in data.tests.items():
         p = p_val if split is data.val else predict(model, split, default_texts, concept_texts, workers)
         for result in results:
@@ -706,10 +703,10 @@ def run(config, out=None):
     # What is wrong with data and prompts shows sooner than a model loads.
     data = load_data(config, saved["seed"] if saved else config.seed)
     prompts = prompts_of(config, data, saved)
-    digest = None if saved else hashlib.sha256(find(config.descriptions).read_bytes()).hexdigest()
+    digest = hashlib.sha256(json.dumps(prompts).encode()).hexdigest()
     zero_shot, tokenizer = load_clip(config.model, config.pretrained, device)
     texts = [tokenize(tokenizer, prompts[head].values(), source, device) for head, source in (
-        ("default", "the default prompts"), ("concept", f"--descriptions {config.descriptions}"))]
+        ("default", "the default prompts"), ("concept", f"--model {config.model}" if saved else f"--descriptions {config.descriptions}"))]
     if config.core_targets == "oracle" and data.train.oracle is None:
         raise BadInput(f"--core-targets oracle: {config.dataset} does not know p(y | x_c); allowed: {', '.join(CORE_TARGETS[:-1])}")
     plan = {  # method -> (lambda, estimator of the core targets, form of the loss) of each of its trainings
@@ -727,7 +724,7 @@ def run(config, out=None):
         make_folder(out)
         for method, lam, *_ in trainings:
             for seed in range(config.seed, config.seed + config.seeds):
-                make_folder(folder(method, lam, seed))
+                make_folder(folder(method, lam, seed), "model")
 
     rows, versions = [], dict(torch=torch.__version__, open_clip=open_clip.__version__)
     if saved:
@@ -767,7 +764,7 @@ def run(config, out=None):
                     [result] = evaluate(at_alpha, data, *texts, [beta], config.workers)
                     rows.append(dict(method=method, seed=seed, lam=about["lam"], alpha=alpha, seconds=seconds, core_targets=quality) | result)
     about = versions | dict(device=str(device), model=config.model, pretrained=config.pretrained, descriptions=config.descriptions,
-                            descriptions_sha256=digest, template=config.template, classes=data.classes, metrics=data.metrics,
+                            prompts_sha256=digest, template=config.template, classes=data.classes, metrics=data.metrics,
                             ceilings=data.ceilings)
     return dict(config=dataclasses.asdict(config), about=about, results=rows)
 
@@ -914,8 +911,6 @@ def parse(argv=None):
         description="Dual Risk Minimization: fine-tune a zero-shot model on ERM + lambda * WRM and compare it with its parts.",
         epilog="Without options: the toy world, offline, in under a minute. Examples:\n"
                "  python drm_min.py --seeds 5 --sweep 0.3 3 10                 the trade-off curve with error bars\n"
-               "  python drm_min.py --method erm drm --alpha 0.3 0.5 0.7 1     with WiSE-FT\n"
-               "  python drm_min.py --method drm --core-targets oracle         with the true p(y | x_c)\n"
                "  python drm_min.py --dataset iwildcam --data-root DATA        a real data set, with its own defaults")
     recipe = DATASETS["toy"]
     for f in dataclasses.fields(Config):
@@ -935,7 +930,8 @@ def main(argv=None):
     try:
         config = parse(argv)
         out = Path(config.out)
-        report = run(config, out)
+        with dead_workers_named():
+            report = run(config, out)
         write(out / "results.json", lambda path: path.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", encoding="utf-8"))
         domains = report["results"][0]["domains"]
         picture = all(m[report["about"]["metrics"][1]] is not None for m in list(domains.values())[1:]) and len(domains) > 1
@@ -958,7 +954,11 @@ def main(argv=None):
                  + f", {out / 'tradeoff.png'}" * picture)
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal that knows no ± shows a question mark
-    print("\n".join(lines))
+    try:
+        print("\n".join(lines), flush=True)
+    except OSError as e:
+        print(f"drm_min.py: the table cannot be written to the standard output ({e.strerror}); the files are there", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -26,7 +26,7 @@ from PIL import Image, ImageCms, ImageOps
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from describe import BadInput, find, log, write
+from describe import BadInput, find, log, twice, write
 
 # ---------------------------------------------------------------------------------------------- data sets as published
 
@@ -84,16 +84,24 @@ def csv_rows(path, columns):
             missing = [c for c in columns.split() if c not in (reader.fieldnames or ())]
             if missing:
                 raise BadInput(f"{path}: no column {', '.join(missing)}; it has {', '.join(reader.fieldnames or ['none'])}")
-            twice = {c for c in reader.fieldnames if reader.fieldnames.count(c) > 1 and c in columns.split()}
-            if twice:
-                raise BadInput(f"{path}: column {', '.join(sorted(twice))} comes twice; allowed: once")
+            repeated = [c for c in columns.split() if reader.fieldnames.count(c) > 1]
+            if repeated:
+                raise BadInput(f"{path}: column {', '.join(repeated)} comes twice; allowed: once")
             rows = list(reader)
     except (UnicodeDecodeError, csv.Error) as e:
         raise BadInput(f"{path}: no CSV in UTF-8 ({e})") from None
-    short = next((i for i, row in enumerate(rows) if any(row[c] is None for c in columns.split())), None)
-    if short is not None:
-        raise BadInput(f"{path}: row {short + 1} has fewer fields than the header")
+    for i, row in enumerate(rows):
+        if None in row or any(row[c] is None for c in columns.split()):  # DictReader's key of what is over, and value of what is not there
+            raise BadInput(f"{path}: row {i + 1} has {'more' if None in row else 'fewer'} fields than the header")
     return rows
+
+
+def below(folder, name, table):
+    """folder / name, an image that a table names. Raises BadInput where it is not below the folder: a table from somewhere else must not
+    reach what is none of its data."""
+    if os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == ".." or "\0" in name:
+        raise BadInput(f"{table}: the image {name} is not below {folder}; allowed: paths that are")
+    return folder / name
 
 
 def class_folders(path):
@@ -142,17 +150,18 @@ def read_waterbirds(root):
         split = {"0": "train", "1": "val" if at_home else None, "2": "id" if at_home else "ood"}.get(row["split"])
         bird, place = birds[int(row["y"])], places[int(row["place"])]
         if split:
-            rows.append(Row(split, base / row["img_filename"], bird, f"{bird}_{place}"))
+            rows.append(Row(split, below(base, row["img_filename"], base / "metadata.csv"), bird, f"{bird}_{place}"))
     return Rows({bird: bird for bird in birds}, rows, "id")
 
 
 def read_iwildcam(root):
     """WILDS iWildCam: all images are in train/; its out-of-distribution validation is not used. y 99999: categories without images."""
     base, split_of = root / "iwildcam_v2.0", {"train": "train", "id_val": "val", "id_test": "id_test", "test": "test"}
-    classes = {row["y"]: row["name"] for row in csv_rows(base / "categories.csv", "y name") if row["y"] != "99999"}
-    if not all(y.isdecimal() for y in classes):
-        raise BadInput(f"{base / 'categories.csv'}: a y is no whole number")
-    rows = [Row(split_of[row["split"]], base / "train" / row["filename"], row["y"]) for row in
+    named = [(row["y"], row["name"]) for row in csv_rows(base / "categories.csv", "y name") if row["y"] != "99999"]
+    if not all(y.isdecimal() and len(y) < 10 for y, _ in named) or twice(named):
+        raise BadInput(f"{base / 'categories.csv'}: a y is no whole number, or comes twice: {', '.join(y[:20] for y in twice(named))}")
+    classes = dict(named)
+    rows = [Row(split_of[row["split"]], below(base / "train", row["filename"], base / "metadata.csv"), row["y"]) for row in
             csv_rows(base / "metadata.csv", "split filename y") if row["split"] in split_of and row["y"] != "99999"]
     return Rows({y: classes[y] for y in sorted(classes, key=int)}, rows, "id_test")
 
@@ -227,7 +236,7 @@ def read_csv(path):
         domain = row.get("domain") or "id"
         if row["split"] == "test" and domain in ("train", "val"):
             raise BadInput(f"{path}: {row['path']} has the domain {domain!r}; allowed: any other name")
-        rows.append(Row(domain if row["split"] == "test" else row["split"], path.parent / row["path"], row["label"]))
+        rows.append(Row(domain if row["split"] == "test" else row["split"], below(path.parent, row["path"], path), row["label"]))
     return Rows({name: name for name in sorted({row.label for row in rows if row.split == "train"})}, rows, "id")
 
 
@@ -247,6 +256,8 @@ def read_image(path, border=0):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path) as file:
+                if file.format == "EPS":  # for which Pillow would start Ghostscript
+                    raise ValueError("PostScript is a program, no picture")
                 image = ImageOps.exif_transpose(file)
             if image.mode == "LAB":
                 to_rgb = ImageCms.buildTransform(ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB")
@@ -295,6 +306,17 @@ def ignore_signals(worker):
     """Ctrl-C and SIGTERM are for the main process, which stops its workers itself; a signal to the group would kill them in mid-step."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def dead_workers_named():
+    """When one of those processes dies, torch raises a RuntimeError in the main one, wherever that happens to be -> BadInput."""
+    try:
+        yield
+    except RuntimeError as e:
+        if "DataLoader worker" not in str(e):
+            raise
+        raise BadInput(f"--workers: {str(e)[:200]}; allowed: fewer, or 0, if memory is short") from None
 
 
 def prepared_batches(model, split, batches, workers=None, seed=None, first=0):
@@ -371,18 +393,28 @@ def load_clip(model, pretrained=None, device="cpu"):
                 state = open_clip.model.convert_to_custom_text_state_dict(state)
             clip.load_state_dict(state, strict=True)
             log(f"{pretrained}: all {len(state)} tensors loaded into {model}")
+        clip = clip.float().eval()
+        cfg = PreprocessCfg(**open_clip.get_model_preprocess_cfg(clip))
+        try:
+            prepare = image_transform_v2(cfg, is_train=False)
+        except AssertionError:
+            raise ValueError(f"how does one prepare images by {cfg}?") from None
+        with torch.no_grad():  # a look at nothing shows what would be found out later
+            seen = clip.encode_image(prepare(Image.new("RGB", (64, 64)))[None].to(device)), clip.encode_text(tokenizer([""]).to(device))
+        if not all(features.isfinite().all() for features in seen):
+            raise ValueError("its weights are not finite")
         clip.source = dict(model_cfg=open_clip.get_model_config(model))  # goes into the folders that are saved
     except ImportError as e:
         raise BadInput(f"--model {model}: its tokenizer or text tower needs a package that is not installed ({e}); pip install transformers") from None
     except Exception as e:  # damaged weights, another shape, no network: open_clip, safetensors and the hub raise many kinds
-        raise BadInput(f"--model {model}: open_clip cannot load it: {str(e)[:300]}") from None
+        raise BadInput(f"--model {model}: open_clip cannot load it: {str(e)[:300] or repr(e)}") from None
     finally:
         logging.disable(logging.NOTSET)
     clip.source["model_cfg"]["quick_gelu"] = quick_gelu = any(isinstance(m, open_clip.transformer.QuickGELU) for m in clip.modules())
     if activation is not None and activation != quick_gelu:
         raise BadInput(f"--model {model}: the weights were trained {'with' if activation else 'without'} QuickGELU, and this model would "
                        f"give other features; allowed: a model {'with' if activation else 'without'} it")
-    return clip.float().eval(), tokenizer
+    return clip, tokenizer
 
 
 def read_weights(path):
@@ -398,8 +430,8 @@ def read_weights(path):
         raise BadInput(f"--pretrained {path}: no plain state dict, and loading a pickled object would run code in it, which never happens "
                        f"here (FLYP's and DRM's .pt files and TorchScript are such); allowed: safetensors, or torch.save(model.state_dict()) "
                        f"({' '.join(str(e).split())[:120]})") from None
-    while isinstance(state, dict) and any(isinstance(state.get(key), dict) for key in ("state_dict", "model")):
-        state = next(state[key] for key in ("state_dict", "model") if isinstance(state.get(key), dict))
+    for key in ("state_dict", "model") * 2:  # one in the other, in either order
+        state = state[key] if isinstance(state, dict) and isinstance(state.get(key), dict) else state
     if not (isinstance(state, dict) and state and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items())):
         raise BadInput(f"--pretrained {path}: no state dict; allowed: names with tensors")
     for prefix in ("module.", "model.", "module."):
@@ -420,9 +452,11 @@ def read_json(path):
     return content
 
 
-def make_folder(path):
-    """Make a folder and try it. Raises BadInput where it cannot be written."""
+def make_folder(path, inner=None):
+    """Make a folder and try it. Raises BadInput where it cannot be written, or where what has the name `inner` in it is no folder."""
     try:
+        if inner and not (Path(path) / inner).is_dir() and os.path.lexists(Path(path) / inner):
+            raise BadInput(f"--out: {Path(path) / inner} cannot be written, as what is there is no folder; allowed: a folder, or nothing")
         Path(path).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
@@ -453,7 +487,7 @@ def read_saved(folder, methods):
     heads = [prompts.get(head) for head in ("default", "concept")] if isinstance(prompts, dict) else [None]
     if not (all(isinstance(head, dict) and all(isinstance(texts, list) and texts and all(isinstance(t, str) for t in texts)
                                                for texts in head.values()) for head in heads)
-            and saved.get("method") in [m for m in methods if m != "zero-shot"] and is_number(saved.get("beta"), 0, 1)
+            and isinstance(saved.get("seed"), int) and saved.get("method") in [m for m in methods if m != "zero-shot"] and is_number(saved.get("beta"), 0, 1)
             and is_number(saved.get("seed"), 0, 2**31) and (saved.get("lam") is None or is_number(saved["lam"], 0, 1e6))):
         raise BadInput(f"--eval-only --model local-dir:{folder}: its drm.json is not one that a run wrote")
     return saved
@@ -501,21 +535,30 @@ class Checkpoints:
         if changed or prompts != self.about["prompts"]:
             raise BadInput(f"--resume: {self.last} was trained with another {', '.join(changed) or 'set of prompts'}; allowed: the same, or another --out")
         try:
-            losses, best = list(saved["losses"]), {}
+            losses, best = saved["losses"], {}
             model.load_state_dict(load_file(self.last / "open_clip_model.safetensors", device=device))
             self.finished = self.last.name.startswith("model")
             if self.finished:
                 log(f"{self.last}: finished before, loaded")
                 return losses, best
+            if self.last.name != f"step-{len(losses)}" or not all(isinstance(loss, float) for loss in losses):
+                raise ValueError("its losses are not those of its steps")
             flat, state = load_file(self.last / "optimizer.safetensors", device=device), {}
+            shapes = [p.shape for group in optimizer.param_groups for p in group["params"]]
             for name, tensor in flat.items():
                 number, key = name.split(".")
                 state.setdefault(int(number), {})[key] = tensor
+                if key != "step" and tensor.shape != shapes[int(number)]:
+                    raise ValueError("its optimizer belongs to another model")
+            if not state:
+                raise ValueError("its optimizer has taken no step")
             optimizer.load_state_dict(optimizer.state_dict() | dict(state=state))
             scaler.load_state_dict(saved["scaler"])
             if saved["best"]:
                 best = dict(score=float(saved["best"]["score"]), epoch=int(saved["best"]["epoch"]), state=load_file(self.last / "best.safetensors"))
-        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, AttributeError, TypeError) as e:
+                if {k: v.shape for k, v in best["state"].items()} != {k: v.shape for k, v in model.state_dict().items()}:
+                    raise ValueError("its best weights belong to another model")
+        except (OSError, SafetensorError, LookupError, ValueError, RuntimeError, AttributeError, TypeError) as e:
             raise BadInput(f"--resume: {self.last} is damaged ({str(e)[:200]}); remove it to start anew") from None
         log(f"{self.last}: going on after step {len(losses)}")
         return losses, best

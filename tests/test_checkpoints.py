@@ -575,7 +575,7 @@ def test_a_description_file_that_goes_away_in_training_costs_no_results(world, t
     looks, train = tmp_path / "looks.json", drm_min.train
     shutil.copy(world / "looks.json", looks)
     monkeypatch.setattr(drm_min, "train", lambda *args: (train(*args), looks.unlink()))
-    assert len(run(tmp_path / "out", world, descriptions=str(looks))["about"]["descriptions_sha256"]) == 64
+    assert len(run(tmp_path / "out", world, descriptions=str(looks))["about"]["prompts_sha256"]) == 64
 
 
 def test_seconds_are_of_a_whole_training_or_of_none(world, tmp_path):

@@ -66,8 +66,8 @@ def test_job_prints_a_row_a_method_and_a_bar(job):
 def test_results_have_their_schema(job):
     report = results(job[0])
     assert report["config"]["epochs"] > 0 and report["config"]["lr"] > 0 and report["config"]["descriptions"] == "descriptions/toy.json"
-    assert {"torch", "open_clip", "model", "pretrained", "descriptions", "descriptions_sha256"} <= set(report["about"])
-    assert len(report["about"]["descriptions_sha256"]) == 64
+    assert {"torch", "open_clip", "model", "pretrained", "descriptions", "prompts_sha256"} <= set(report["about"])
+    assert len(report["about"]["prompts_sha256"]) == 64
     for row in report["results"]:
         assert {"method", "seed", "lam", "beta", "alpha", "domains", "summary", "validation"} <= set(row)
         assert list(row["domains"]) == ["id", "dim", "neutral", "spurious"]

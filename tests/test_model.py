@@ -163,6 +163,24 @@ def test_released_flyp_is_flyp_loss_on_one_text_an_image(clip, small, texts):
     assert loss == pytest.approx(expected.item(), abs=1e-5)
 
 
+def test_drawn_texts_are_one_of_each_class_and_each_as_often():
+    texts, n = drm_min.Texts(torch.arange(14).view(7, 2), torch.tensor([0, 0, 0, 1, 2, 2, 2])), torch.zeros(7)
+    torch.manual_seed(0)
+    for _ in range(900):
+        tokens, owner = drm_min.draw_texts(texts)
+        assert owner.tolist() == [0, 1, 2] and (texts.owner[tokens[:, 0] // 2] == owner).all()
+        n[tokens[:, 0] // 2] += 1
+    assert n[3] == 900 and (n[texts.owner != 1] - 300).abs().max() < 60  # four standard deviations
+
+
+def test_drawing_texts_changes_nothing_where_a_class_has_one_and_is_alike_from_run_to_run(clip, small, texts):
+    first = tuple(drm_min.Texts(of_head.tokens[::len(of_head.tokens) // 8], torch.arange(8)) for of_head in texts)
+    one, drawn = (trained(clip, small, first, 1.0, steps=2, draw_texts=draw)[1] for draw in (False, True))
+    assert one == drawn
+    mean, drawn, again = (trained(clip, small, texts, 1.0, steps=2, draw_texts=draw)[1] for draw in (False, True, True))
+    assert drawn == again and drawn != mean
+
+
 @pytest.mark.parametrize("start, kept", [(math.log(100), math.log(100)), (6.0, 6.0)])  # SigLIP's starts above 100 and stays
 def test_logit_scale_does_not_rise_above_100_or_its_start(clip, small, texts, monkeypatch, start, kept):
     monkeypatch.setattr(drm_min, "dual_loss", lambda features, head, _, scale, *rest: 0 * (features.sum() + head.sum()) - scale)
