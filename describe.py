@@ -48,8 +48,16 @@ walking perched grazing hunting photo photograph picture image viewed scene surr
 FILLER = set("a an the of with and or in on to its it is that by at from for as into has two one".split())
 
 
+def printable(text):
+    """Control characters, which would command a terminal, as their escapes."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
 class BadInput(ValueError):
     """A fault of the input, in one line that names the thing, its value and what is allowed (exit code 2)."""
+
+    def __str__(self):
+        return printable(super().__str__())
 
 
 def twice(pairs):
@@ -64,7 +72,7 @@ class Parser(argparse.ArgumentParser):
 
 def log(text):
     """A line for the reader, on standard error: standard output is for results."""
-    tqdm.write(text, file=sys.stderr)
+    tqdm.write(printable(text), file=sys.stderr)
 
 
 def find(path):
@@ -81,6 +89,9 @@ def write(path, save):
         for leftover in (temporary, old):
             shutil.rmtree(leftover, ignore_errors=True)
         save(temporary)
+        if path.is_dir() and not temporary.is_dir():
+            temporary.unlink()
+            raise IsADirectoryError(0, "a folder has that name")
         if path.is_dir():  # a folder that is not empty cannot be replaced in one move
             os.replace(path, old)
         os.replace(temporary, path)
@@ -163,6 +174,9 @@ def read_classes(dataset=None, path=None):
             content = content.get("classes", content) if isinstance(content, dict) else unique([(key, key) for key in content])
             classes = {key: entry.get("name", key) if isinstance(entry, dict) else entry if isinstance(entry, str) else key
                        for key, entry in content.items()}
+            odd = next((part for pair in classes.items() for part in pair if not isinstance(part, str)), None)
+            if odd is not None or None in classes:
+                raise TypeError(f"{str(odd)[:60]} where a text belongs")
         except (ValueError, TypeError, AttributeError, RecursionError) as e:
             if isinstance(e, BadInput):
                 raise
@@ -188,8 +202,10 @@ def parse_answer(text, keys, n):
     for brace in re.finditer(r"\{", text):
         try:
             value, _ = decoder.raw_decode(text, brace.start())
-        except (ValueError, RecursionError):
+        except ValueError:
             continue
+        except RecursionError:  # nobody answers so deep, and each further brace would take as long
+            break
         found = {}
         for key in keys:
             texts = value.get(key)
@@ -212,15 +228,19 @@ class Llm:
 
         self.variable = "OPENAI_API_KEY" if base_url else "HF_TOKEN"
         key = os.environ.get(self.variable, "").strip()
-        if not key.isascii() or not base_url and not key:
+        if not (key.isascii() and key.isprintable()) or not base_url and not key:
             raise BadInput(f"--llm {model}: the environment variable {self.variable} holds no key; allowed: a key"
                            + " or --base-url URL" * (not base_url))
         if base_url and not re.match(r"https?://", base_url):
             raise BadInput(f"--base-url {base_url}: allowed: http://... or https://...")
         self.key = key or "none"  # never None: the token of a Hugging Face login would be sent to any endpoint
         self.client = InferenceClient(base_url=base_url, api_key=self.key, timeout=timeout)
-        self.model, self.where, self.retries = model, base_url or "Hugging Face", retries
+        self.model, self.where, self.retries = model, self.hidden(base_url or "Hugging Face"), retries
         self.options = dict(seed=seed, temperature=temperature, response_format=dict(type="json_object"))
+
+    def hidden(self, text):
+        """A text without the key, and without a name and password in an address."""
+        return re.sub(r"//[^/@\s]*@", "//***@", text.replace(self.key, "***"))
 
     def ask(self, prompt, words):
         """-> what the model said, or "" if it said nothing whole. Waits and asks again where that may help; raises BadInput where not."""
@@ -234,7 +254,7 @@ class Llm:
             except Exception as e:  # huggingface_hub, its HTTP library (which changed) and a body that is no JSON raise many kinds
                 response = getattr(e, "response", None)
                 status = getattr(response, "status_code", None)
-                said = " ".join(str(e).replace(self.key, "***").split())[:200]
+                said = " ".join(self.hidden(str(e)).split())[:200]
                 if status == 400 and self.options.pop("response_format", None):
                     continue  # not every server knows it, and the prompt says the same
                 if status in (401, 403):
@@ -253,17 +273,18 @@ def generate(classes, llm, out, about, n=2, style="core", batch=8):
     A class that is not answered well is asked again, twice, in smaller batches. Raises BadInput if some stay without texts.
     """
     done, out = {}, Path(out)
-    if out.exists():
+    if os.path.lexists(out):
         try:
             content = json.loads(out.read_text(encoding="utf-8"))
             done = {key: entry for key, entry in content["classes"].items() if key in classes}
             same = all(content["about"].get(k) == about[k] for k in ("model", "prompt", "per_class"))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             same = False
         if not same:
             raise BadInput(f"--out {out}: is there, and not from the same model and prompt; allowed: another file, or remove it")
     try:
-        with open(out.with_name(out.name + ".raw.jsonl"), "a", encoding="utf-8"):
+        raw = out.with_name(out.name + ".raw.jsonl")
+        with open(raw, "a", encoding="utf-8"):
             pass
     except OSError as e:
         raise BadInput(f"--out {out}: cannot be written ({e.strerror})") from None
@@ -276,8 +297,11 @@ def generate(classes, llm, out, about, n=2, style="core", batch=8):
             asked, todo = todo[:size], todo[size:]
             prompt = PROMPT.format(n=n, style=STYLES[style], classes="\n".join(f"{key}: {classes[key]}" for key in asked))
             said = llm.ask(prompt, 40 * n * len(asked))
-            with open(out.with_name(out.name + ".raw.jsonl"), "a", encoding="utf-8") as raw:  # as it came, whatever is made of it
-                raw.write(json.dumps(dict(asked=asked, said=said)) + "\n")
+            try:
+                with open(raw, "a", encoding="utf-8") as file:  # as it came, whatever is made of it
+                    file.write(json.dumps(dict(asked=asked, said=said)) + "\n")
+            except OSError as e:
+                raise BadInput(f"{raw}: cannot be written ({e.strerror})") from None
             found = parse_answer(said, asked, n)
             done |= {key: dict(name=classes[key], descriptions=texts) for key, texts in found.items()}
             content = dict(about=about, classes={key: done[key] for key in classes if key in done})
@@ -320,18 +344,19 @@ def check(path, classes=None):
         what = marks.get(raw[:2], str(e))
         return [(True, "encoding" if raw[:2] in marks or isinstance(e, UnicodeDecodeError) else "JSON", "-", f"{what}; allowed: JSON in UTF-8")]
     entries = content.get("classes", content) if isinstance(content, dict) else None
-    if not isinstance(entries, dict):
+    if not isinstance(entries, dict) or not entries:
         return [(True, "JSON", "-", "no object of class -> texts")]
     names, texts = {}, []  # texts: (key, text)
     for key, entry in entries.items():
         entry = entry if isinstance(entry, dict) else dict(descriptions=entry)
-        names[key] = entry.get("name") or (classes or {}).get(key, key)
+        names[key] = entry.get("name", (classes or {}).get(key, key))
+        if not (isinstance(names[key], str) and names[key].strip()):
+            faults.append((True, "name", key, f"{str(names[key])[:60]!r}; allowed: a text"))
+            names[key] = key
         of_class = entry.get("descriptions")
         of_class = [of_class] if isinstance(of_class, str) else of_class
-        if not (isinstance(of_class, list) and of_class and all(isinstance(t, str) and t.strip() for t in of_class)
-                and isinstance(names[key], str)):
+        if not (isinstance(of_class, list) and of_class and all(isinstance(t, str) and t.strip() for t in of_class)):
             faults.append((True, "no texts", key, f"{str(of_class)[:60]!r}"))
-            names[key] = str(names[key])
             continue
         texts += [(key, text) for text in of_class]
     if classes is not None:
@@ -456,9 +481,11 @@ def main(argv=None):
     parser.add_argument("--timeout", type=number(float, 1, 86400), default=300.0, metavar="SECONDS", help="for one answer [default: 300]")
     try:
         args = parser.parse_args(argv)
+        if hasattr(sys.stdout, "reconfigure"):
+            sys.stdout.reconfigure(errors="replace")  # a terminal that knows no ideograms shows question marks
         if sum(bool(x) for x in (args.check, args.compare, args.llm)) != 1:
             raise BadInput("say one of --llm MODEL, --check FILE, --compare FILE FILE")
-        if args.dataset and not find(f"descriptions/{args.dataset}.json").is_file():
+        if args.dataset and not os.path.isfile(find(f"descriptions/{args.dataset}.json")):
             shipped = sorted(p.stem for p in (ROOT / "descriptions").glob("*.json") if "." not in p.stem)
             raise BadInput(f"--dataset {args.dataset}: no such data set; allowed: {', '.join(shipped)}")
         if args.compare:
@@ -467,13 +494,13 @@ def main(argv=None):
         dataset = args.dataset
         if args.check and not dataset and not args.classes:  # descriptions/toy.context.json is for toy
             stem = Path(args.check).name.split(".")[0]
-            dataset = stem if find(f"descriptions/{stem}.json").is_file() else None
+            dataset = stem if os.path.isfile(find(f"descriptions/{stem}.json")) else None
         classes = read_classes(dataset, args.classes) if dataset or args.classes else None
         if args.check:
             faults = sorted(check(args.check, classes), reverse=True)
             rows = [["", "kind", "class", "what"], ["---"] * 4, *([("stop" if stop else "look"), kind, key, what] for stop, kind, key, what in faults)]
             if faults:
-                print(*("| " + " | ".join(row) + " |" for row in rows), sep="\n")
+                print(*("| " + " | ".join(" ".join(printable(cell).split()) for cell in row) + " |" for row in rows), sep="\n")
             stops = sum(stop for stop, *_ in faults)
             print(f"{args.check}: {stops} faults that training should not start with, {len(faults) - stops} to look at"
                   + ("" if classes else "; classes not compared, for want of --dataset or --classes"))
