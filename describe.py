@@ -9,6 +9,7 @@ reads them, has a language model write them, checks them before training, and se
     python describe.py --compare descriptions/toy.json descriptions/toy.context.json
 """
 import argparse
+import itertools
 import json
 import math
 import os
@@ -70,6 +71,11 @@ class Parser(argparse.ArgumentParser):
         raise BadInput(message)
 
 
+def row(*cells):
+    """A row of a Markdown table."""
+    return "| " + " | ".join(" ".join(printable(cell).split()).replace("|", "\\|") for cell in cells) + " |"
+
+
 def log(text):
     """A line for the reader, on standard error: standard output is for results."""
     tqdm.write(printable(text), file=sys.stderr)
@@ -113,8 +119,17 @@ def load_descriptions(path, classes):
 
 def load_names_and_descriptions(path, classes):
     """As load_descriptions, and before it the classes with the names that the file gives them: (key -> name, texts)."""
+    try:
+        raw = find(path).read_bytes()
+    except OSError as e:
+        raise BadInput(f"--descriptions {path}: cannot be read ({e.strerror}); allowed: a JSON file") from None
+    return names_and_texts(raw, classes, f"--descriptions {path}")
+
+
+def names_and_texts(raw, classes, where):
+    """The bytes of a description file -> (key -> name, texts); what training reads, and what `check` asks last. Raises BadInput."""
     def refuse(what):
-        raise BadInput(f"--descriptions {path}: {what}")
+        raise BadInput(f"{where}: {what}")
 
     def unique(pairs):
         if twice(pairs):
@@ -122,9 +137,7 @@ def load_names_and_descriptions(path, classes):
         return dict(pairs)
 
     try:
-        content = json.loads(find(path).read_text(encoding="utf-8"), object_pairs_hook=unique)
-    except OSError as e:
-        refuse(f"cannot be read ({e.strerror}); allowed: a JSON file")
+        content = json.loads(raw.decode("utf-8"), object_pairs_hook=unique)
     except (ValueError, RecursionError) as e:  # no UTF-8, no JSON, or a number of thousands of digits
         if isinstance(e, BadInput):
             raise
@@ -174,9 +187,6 @@ def read_classes(dataset=None, path=None):
             content = content.get("classes", content) if isinstance(content, dict) else unique([(key, key) for key in content])
             classes = {key: entry.get("name", key) if isinstance(entry, dict) else entry if isinstance(entry, str) else key
                        for key, entry in content.items()}
-            odd = next((part for pair in classes.items() for part in pair if not isinstance(part, str)), None)
-            if odd is not None or None in classes:
-                raise TypeError(f"{str(odd)[:60]} where a text belongs")
         except (ValueError, TypeError, AttributeError, RecursionError) as e:
             if isinstance(e, BadInput):
                 raise
@@ -184,6 +194,9 @@ def read_classes(dataset=None, path=None):
     else:
         lines = [line.split("\t") for line in text.splitlines() if line.strip()]
         classes = unique([(line[0].strip(), line[-1].strip()) for line in lines])
+    for part in (part for pair in classes.items() for part in pair):
+        if not (isinstance(part, str) and part.strip()):
+            raise BadInput(f"{path}: a class has the key or name {str(part)[:60]!r}; allowed: a text")
     if len(classes) < 2:
         raise BadInput(f"{path}: {len(classes)} classes; allowed: 2 or more, one a line")
     return classes
@@ -199,13 +212,12 @@ def parse_answer(text, keys, n):
         raise ValueError(constant)  # NaN is no JSON
 
     decoder = json.JSONDecoder(parse_constant=refuse)
-    for brace in re.finditer(r"\{", text):
+    # each try may read to the end, so the longer a text, the fewer: 10,000 for 10 KB
+    for brace in itertools.islice(re.finditer(r'\{\s*"', text), 10**8 // (len(text) + 1)):
         try:
             value, _ = decoder.raw_decode(text, brace.start())
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        except RecursionError:  # nobody answers so deep, and each further brace would take as long
-            break
         found = {}
         for key in keys:
             texts = value.get(key)
@@ -228,11 +240,12 @@ class Llm:
 
         self.variable = "OPENAI_API_KEY" if base_url else "HF_TOKEN"
         key = os.environ.get(self.variable, "").strip()
-        if not (key.isascii() and key.isprintable()) or not base_url and not key:
-            raise BadInput(f"--llm {model}: the environment variable {self.variable} holds no key; allowed: a key"
+        # a key without anything that is escaped in some message is found there, and hidden
+        if re.search(r"""[^!-~]|["'\\<>&]""", key) or not base_url and not key:
+            raise BadInput(f"--llm {model}: the environment variable {self.variable} holds no key; allowed: a key without blanks or quotes"
                            + " or --base-url URL" * (not base_url))
-        if base_url and not re.match(r"https?://", base_url):
-            raise BadInput(f"--base-url {base_url}: allowed: http://... or https://...")
+        if base_url and not re.fullmatch(r"https?://([^\s/?#@]*@)?[^\s/?#@]+(/[^\s?#@]*)?", base_url):  # a stray / or # in a password is none
+            raise BadInput(f"--base-url {base_url.rpartition('@')[2]}: allowed: http://... or https://...")
         self.key = key or "none"  # never None: the token of a Hugging Face login would be sent to any endpoint
         self.client = InferenceClient(base_url=base_url, api_key=self.key, timeout=timeout)
         self.model, self.where, self.retries = model, self.hidden(base_url or "Hugging Face"), retries
@@ -391,6 +404,11 @@ def check(path, classes=None):
             other, other_text, other_bag = bags[j]
             if other != key and text.lower() != other_text.lower() and len(bag & other_bag) >= 0.85 * len(bag | other_bag):
                 faults.append((True, "near-duplicate", key, f"{text[:40]!r} and {other}'s {other_text[:40]!r}"))
+    if not any(stop for stop, *_ in faults):  # a file that passes must be one that training takes
+        try:
+            names_and_texts(raw, classes or {key: key for key in entries}, "training")
+        except BadInput as e:
+            faults.append((True, "refused", "-", str(e)))
     return faults
 
 
@@ -445,7 +463,7 @@ def compare(a, b):
                 column |= {f"toy: change of affinity, {what} swapped": value for what, value in measured.items()}
     rows = [["", str(a), str(b)], ["---"] * 3]
     rows += [[what, *(f"{c[what]:.3g}" if isinstance(c[what], float) else str(c[what]) for c in columns)] for what in columns[0]]
-    return ["| " + " | ".join(row) + " |" for row in rows]
+    return [row(*cells) for cells in rows]
 
 
 # ------------------------------------------------------------------------------------------------------- command line
@@ -500,9 +518,9 @@ def main(argv=None):
             faults = sorted(check(args.check, classes), reverse=True)
             rows = [["", "kind", "class", "what"], ["---"] * 4, *([("stop" if stop else "look"), kind, key, what] for stop, kind, key, what in faults)]
             if faults:
-                print(*("| " + " | ".join(" ".join(printable(cell).split()) for cell in row) + " |" for row in rows), sep="\n")
+                print(*(row(*cells) for cells in rows), sep="\n")
             stops = sum(stop for stop, *_ in faults)
-            print(f"{args.check}: {stops} faults that training should not start with, {len(faults) - stops} to look at"
+            print(printable(f"{args.check}: {stops} faults that training should not start with, {len(faults) - stops} to look at")
                   + ("" if classes else "; classes not compared, for want of --dataset or --classes"))
             return 1 if stops else 0
         if classes is None:
@@ -521,7 +539,7 @@ def main(argv=None):
     except KeyboardInterrupt:
         print("describe.py: stopped; the same command goes on", file=sys.stderr)
         return 130
-    print(f"written: {out}; now: python describe.py --check {out}")
+    print(printable(f"written: {out}; now: python describe.py --check {out}"))
     return 0
 
 

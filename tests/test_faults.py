@@ -590,6 +590,9 @@ FAULTS_OF_DESCRIBE = {
                                               ["stop", "| 0 |"]),
         "escapes in a key": (lambda p: ["--check", str(p.write("d.json", WRITTEN | {"\x1b[31m": "crane"})), *p.ids],
             ["extra"]),
+        "a class by its key and by its name": (
+            lambda p: ["--check", str(p.write("d.json", WRITTEN | {"0": dict(name="bird", descriptions=["x"]), "crane": "y"})), *p.ids],
+            ["stop", "refused", "'0' repeated"]),
         "a key of two lines": (lambda p: ["--check", str(p.write("d.json", WRITTEN | {"a\nb": "crane"})), *p.ids],
             ["| extra | a"]),
     },
@@ -1122,10 +1125,11 @@ def test_ten_megabytes_of_an_answer_are_read_in_no_time(one_tokenizer):  # noqa:
     count("security", SURVIVED)
 
 
-def test_an_answer_of_braces_is_given_up_at_once(one_tokenizer):  # noqa: F811
+@pytest.mark.parametrize("answer", ['{"a":' * 200_000, ('{"a":' * 900 + "x ") * 222, '{"\\' * 300_000], ids=["deep", "less deep", "escapes"])
+def test_an_answer_of_braces_is_given_up_at_once(one_tokenizer, answer):  # noqa: F811
     count("security", TRIED)
-    with within(2):
-        assert describe.parse_answer('{"a":' * 200_000, ["a"], 1) == {}
+    with within(3):
+        assert describe.parse_answer(answer, ["a"], 1) == {}
     count("security", SURVIVED)
 
 
@@ -1155,10 +1159,11 @@ def test_a_key_is_not_sent_on_to_where_a_server_points(stub, tmp_path):  # noqa:
     count("API key", SURVIVED)
 
 
-def test_a_password_in_the_address_is_in_no_message(stub, capfd):  # noqa: F811
+@pytest.mark.parametrize("password", ["sesame", "se/sesame", "se@sesame", "#sesame"])
+def test_a_password_in_the_address_is_in_no_message(stub, capfd, password):  # noqa: F811
     count("API key", TRIED)
     stub.script = [reply(status=404)] * 9
-    assert describe.main(stub.argv("--base-url", stub.url.replace("://", "://me:sesame@"))) == 2
+    assert describe.main(stub.argv("--base-url", stub.url.replace("://", f"://me:{password}@"))) == 2
     assert "sesame" not in capfd.readouterr().err
     count("API key", SURVIVED)
 
