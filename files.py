@@ -402,7 +402,7 @@ def load_clip(model, pretrained=None, device="cpu"):
         with torch.no_grad():  # a look at nothing shows what would be found out later
             seen = clip.encode_image(prepare(Image.new("RGB", (64, 64)))[None].to(device)), clip.encode_text(tokenizer([""]).to(device))
         if not all(features.isfinite().all() for features in seen):
-            raise ValueError("its weights are not finite")
+            raise ValueError("its features are not finite")
         clip.source = dict(model_cfg=open_clip.get_model_config(model))  # goes into the folders that are saved
     except ImportError as e:
         raise BadInput(f"--model {model}: its tokenizer or text tower needs a package that is not installed ({e}); pip install transformers") from None
