@@ -559,6 +559,8 @@ FAULTS_OF_DESCRIBE = {
         "classes of which a name is a list": (
             lambda p: ["--check", str(p.write("a.json", WRITTEN)), "--classes", str(p.write("c", {"a": dict(name=["x"]), "b": "u"}))],
                                               ["/c"]),
+        "a class with a blank name": (lambda p: [
+            "--check", str(p.write("a.json", WRITTEN)), "--classes", str(p.write("c", {"a": " ", "b": "u"}))], ["/c", "allowed: a text"]),
         "classes that are numbers": (lambda p: ["--check", str(p.write("a.json", WRITTEN)), "--classes", str(p.write("c", [1, 2]))],
             ["/c"]),
         "classes of which one is null": (
@@ -590,6 +592,7 @@ FAULTS_OF_DESCRIBE = {
                                               ["stop", "| 0 |"]),
         "escapes in a key": (lambda p: ["--check", str(p.write("d.json", WRITTEN | {"\x1b[31m": "crane"})), *p.ids],
             ["extra"]),
+        "a bar in a key": (lambda p: ["--check", str(p.write("d.json", WRITTEN | {"a|b": "crane"})), *p.ids], ["extra", "a\\|b"]),
         "a class by its key and by its name": (
             lambda p: ["--check", str(p.write("d.json", WRITTEN | {"0": dict(name="bird", descriptions=["x"]), "crane": "y"})), *p.ids],
             ["stop", "refused", "'0' repeated"]),
