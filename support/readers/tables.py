@@ -1,0 +1,216 @@
+"""The one contract of all readers, Table: rows in memory, one an image. And what several readers need."""
+
+import csv
+import math
+import os
+import statistics
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from support.errors import BadInput, first_of, log
+from support.images import EXTENSIONS, ImageFiles
+
+# What FLYP's released recipes share, on CLIP ViT-B/16; a data set's own values stand in its RECIPE.
+PUBLISHED = {
+    "method": ("zero-shot", "drm"),
+    "model": "ViT-B-16",
+    "pretrained": "openai",
+    "template": ("a photo of a {}.",),
+    "core_targets": "softmax",
+    "epochs": 20,
+    "batch_size": 256,
+    "lr": 1e-5,
+    "warmup": 500,
+    "weight_decay": 0.2,
+    "select": "best",
+    "save_every": 1000,
+}
+
+
+class Row(NamedTuple):
+    """One image."""
+
+    split: str  # train, val, or the name of a test domain
+    image: object  # a path, or (3, H, W) uint8
+    label: str  # key of a class, or of a group of classes
+    group: str = ""  # a subset whose accuracy is reported apart
+
+
+class Table(NamedTuple):
+    """What a reader gives."""
+
+    classes: dict  # key -> name, in the order of the labels
+    rows: list
+    id_test: str  # the in-distribution domain; "val" where validation has to stand in for it
+    metrics: tuple = ("accuracy", "accuracy")  # what counts in distribution, and out of it
+    group_kind: str = None  # what the groups are, if the worst of them counts: "group", "region"
+    group_weights: dict = None  # group -> its images in training, for an average over groups
+    merged: dict = {}  # domain -> {label: keys of the classes whose best score counts}
+    border: dict = {}  # domain -> pixels on each side that are no part of the picture
+
+    def keys_of(self, split):
+        """{label: the keys of the classes that count for it}, in the order of the label numbers."""
+        return self.merged.get(split) or {key: [key] for key in self.classes}
+
+    def groups(self):
+        return sorted({row.group for row in self.rows} - {""})
+
+
+def read_table(reader, config):
+    """The checked Table of a data set, with its classes named as a prompt says them. Raises BadInput."""
+    root, layout = config.data_root, reader.LAYOUT
+    if root is None:
+        raise BadInput(f"--data-root: {config.dataset} needs it; {layout}")
+    try:
+        table = reader.read(Path(root))
+    except OSError as e:
+        raise BadInput(f"--data-root {root}: {e.filename or e}: {e.strerror}; {layout}") from None
+    names = {key: " ".join(name.replace("_", " ").split()) for key, name in table.classes.items()}
+    sayable = all(name and name.isprintable() for name in names.values())
+    if not sayable or not all(row.split.isprintable() for row in table.rows):
+        allowed = "letters, figures, blanks"
+        raise BadInput(
+            f"--data-root {root}: a class or domain has no name that can be said; allowed: {allowed}"
+        )
+    labels = {split: table.keys_of(split) for split in {row.split for row in table.rows}}
+    for row in table.rows:
+        check_row(row, labels[row.split], root, config.skip_bad_images)
+    if "val" not in labels:
+        raise BadInput(f"--data-root {root}: no validation images; {layout}")
+    return table._replace(classes=names)
+
+
+def check_row(row, labels, root, skip_bad_images):
+    """Raises BadInput for a label that is none, and for an image that is not there."""
+    if row.label not in labels:
+        what = f"{row.image} has the label {row.label!r}; allowed in {row.split}: {first_of(labels, 20)}"
+        raise BadInput(f"--data-root {root}: {what}")
+    may_be_missing = row.split == "train" and skip_bad_images
+    if isinstance(row.image, Path) and not may_be_missing and not os.path.isfile(row.image):
+        raise BadInput(f"--data-root {root}: {row.image} is not there; it is an image of {row.split}")
+
+
+def columns_of(table, workers):
+    """{split: its images, labels and groups as drm_min.Split holds them}, train and val always among them."""
+    splits = {"train": [], "val": []}
+    for row in table.rows:
+        splits.setdefault(row.split, []).append(row)
+    columns = {}
+    for name, rows in splits.items():
+        keys_of = table.keys_of(name)
+        number = {label: i for i, label in enumerate(keys_of)}
+        images = [row.image for row in rows]
+        if images and torch.is_tensor(images[0]):
+            images = torch.stack(images)
+        else:
+            images = ImageFiles(map(str, images), table.border.get(name, 0), workers)
+        groups = {
+            group: torch.tensor([row.group == group for row in rows], dtype=torch.bool)
+            for group in table.groups()
+        }
+        labels = torch.tensor([number[row.label] for row in rows], dtype=torch.int64)
+        columns[name] = {"images": images, "labels": labels, "groups": groups, "group_kind": table.group_kind}
+        if name in table.merged:
+            label_of = {key: number[label] for label, keys in keys_of.items() for key in keys}
+            columns[name]["label_of_class"] = torch.tensor([label_of.get(key, -1) for key in table.classes])
+    return columns
+
+
+# ------------------------------------------------------------------------------------- for the readers
+
+
+def csv_rows(path, columns):
+    """The rows of a CSV file as dicts that hold at least these columns. Raises BadInput, and OSError."""
+    columns = columns.split()
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            header = reader.fieldnames or []
+            missing = [c for c in columns if c not in header]
+            if missing:
+                raise BadInput(
+                    f"{path}: no column {', '.join(missing)}; it has {', '.join(header) or 'none'}"
+                )
+            repeated = [c for c in columns if header.count(c) > 1]
+            if repeated:
+                raise BadInput(f"{path}: column {', '.join(repeated)} comes twice; allowed: once")
+            rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as e:
+        raise BadInput(f"{path}: no CSV in UTF-8 ({e})") from None
+    for i, row in enumerate(rows):
+        more = None in row  # DictReader's key of what is over
+        if more or any(row[c] is None for c in columns):
+            raise BadInput(f"{path}: row {i + 1} has {'more' if more else 'fewer'} fields than the header")
+    return rows
+
+
+def below(folder, name, table):
+    """folder / name, an image that a table names. Raises BadInput where that is not below the folder."""
+    upwards = os.path.normpath(name).split(os.sep)[0] == ".."
+    if os.path.isabs(name) or upwards or "\0" in name:
+        raise BadInput(f"{table}: the image {name} is not below {folder}; allowed: paths that are")
+    return folder / name
+
+
+def class_folders(path):
+    """A folder of class folders -> [(name of the class folder, path of an image)], sorted.
+
+    Hidden and other files are named and ignored, and so are folders without an image.
+    """
+    found, ignored, empty = [], [], []
+    for folder in sorted(path.iterdir()):
+        if folder.name.startswith(".") or not folder.is_dir():
+            ignored.append(folder)
+            continue
+        before = len(found)
+        for file in sorted(folder.iterdir()):
+            if not file.name.startswith(".") and file.suffix.lower() in EXTENSIONS and file.is_file():
+                found.append((folder.name, file))
+            else:
+                ignored.append(file)
+        if len(found) == before:
+            empty.append(folder.name)
+    if empty:
+        log(f"{path}: no images in {first_of(empty)}")
+    if ignored:
+        log(f"ignored, as no images: {first_of(ignored)}")
+    return found
+
+
+# --------------------------------------------------------------------------------------- for evaluation
+
+
+def best_of_label(logits, label_of_class):
+    """Logits of classes (N, C) -> logits of labels: the highest of a label's classes; other classes are out.
+
+    label_of_class (C,) holds -1 for a class of no label.
+    """
+    kept = label_of_class >= 0
+    labels = label_of_class[kept].expand(len(logits), -1)
+    empty = torch.full((len(logits), int(label_of_class.max()) + 1), -math.inf, dtype=logits.dtype)
+    return empty.scatter_reduce(1, labels, logits[:, kept], "amax")
+
+
+def summarise(domains, metrics, group_weights=None):
+    """The numbers that count: in distribution, mean and worst out of it, and the worst log loss of all.
+
+    With group_weights also the worst group, and WILDS' adjusted accuracy: groups weighted by their images
+    in training.
+    """
+    (id_metric, ood_metric), (in_distribution, *shifted) = metrics, domains.values()
+    summary = {f"id_{id_metric}": in_distribution[id_metric]}
+    values = [m[ood_metric] for m in shifted if m[ood_metric] is not None]
+    if values:
+        summary[f"ood_mean_{ood_metric}"] = statistics.fmean(values)
+        summary[f"ood_worst_{ood_metric}"] = min(values)
+    summary["worst_log_loss"] = max(m["log_loss"] for m in domains.values())
+    accuracy = {}
+    for measured in domains.values():
+        accuracy |= {g: measured[f"accuracy_{g}"] for g in group_weights or () if f"accuracy_{g}" in measured}
+    if accuracy:
+        total = sum(group_weights[g] for g in accuracy)
+        summary["worst_group_accuracy"] = min(accuracy.values())
+        summary["adjusted_accuracy"] = sum(group_weights[g] * value for g, value in accuracy.items()) / total
+    return summary

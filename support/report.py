@@ -1,0 +1,329 @@
+"""What a run leaves: results.json, a table, pictures of the trade-off and of the losses in training."""
+
+import dataclasses
+import hashlib
+import json
+import math
+import statistics
+
+import open_clip
+import torch
+
+from support.checkpoints import about_job, model_folder, read_history
+from support.errors import first_of, log, make_folder, markdown, print_lines, write, write_json
+from support.weights import pick_precision
+
+# method -> its name in tables, its colour (Okabe-Ito: safe for colour-blind readers), its marker in pictures
+METHODS = {
+    "zero-shot": ("zero-shot", "#777777", "P"),
+    "erm": ("ERM", "#D55E00", "s"),
+    "wrm": ("WRM", "#009E73", "^"),
+    "drm": ("DRM", "#0072B2", "o"),
+    "dual": ("dual one-hot", "#CC79A7", "D"),
+    "flyp": ("FLYP", "#E69F00", "v"),
+}
+# beta -> which head of the zero-shot model is evaluated, and its marker
+ZERO_SHOT = {1.0: ("default head", "<"), 0.0: ("concept head", ">")}
+
+
+def show(report, out):
+    """Write results.json, print the table, draw the pictures. Raises BadInput where one cannot be written."""
+    write_json(out / "results.json", report)
+    pictures = {"tradeoff.png": plot_tradeoff} if has_tradeoff(report) else {}
+    if any(history[-1]["epoch"] > 1 for history in histories_of(report, out).values()):
+        pictures["history.png"] = plot_history
+    written = ", ".join(str(out / name) for name in ("results.json", *pictures))
+    print_lines(*table(report), *notes(report), f"written: {written}")
+    for name, draw in pictures.items():
+        figure = draw(report, out)
+        write(out / name, lambda path, figure=figure: figure.savefig(path, dpi=150, format="png"))
+
+
+def make(rows, setup):
+    """The report of a run, ready for JSON."""
+    config, data = setup.config, setup.data
+    device = next(setup.zero_shot.parameters()).device
+    about = {key: getattr(config, key) for key in ("model", "pretrained", "descriptions", "template")}
+    about |= {"torch": torch.__version__, "open_clip": open_clip.__version__, "device": str(device)}
+    about["precision"] = pick_precision(config.precision, device)
+    about["prompts_sha256"] = hashlib.sha256(json.dumps(setup.texts).encode()).hexdigest()
+    about |= {"classes": data.classes, "metrics": data.metrics, "ceilings": data.ceilings}
+    return {"config": dataclasses.asdict(config), "about": about, "results": rows}
+
+
+def make_folders(out, jobs):
+    """Before any training, so that none is lost to a folder that cannot be written. Raises BadInput."""
+    if out is not None:
+        make_folder(out)
+        for job in jobs:
+            make_folder(model_folder(out, **about_job(job)), "model")
+
+
+# ------------------------------------------------------------------------------------ said during a run
+
+
+def say_what_was_read(dataset, data):
+    """Sizes and names, which domains are shifted, and groups without images."""
+    for name, split in data.tests.items():
+        empty = [group for group, members in split.groups.items() if not members.any()]
+        if empty:
+            log(f"{name}: no images of {', '.join(empty)}, so no accuracy there")
+    splits = {"train": data.train, "val": data.val, **data.tests}
+    counts = ", ".join(f"{name} {len(split)}" for name, split in splits.items())
+    inside, *shifted = data.tests
+    log(f"{dataset}: {len(data.classes)} classes ({first_of(data.classes.values(), 20)}); images: {counts}")
+    log(f"in distribution: {inside}; shifted: {', '.join(shifted) or 'none'}")
+
+
+def say_what_is_to_come(setup, jobs, steps):
+    """Device, precision, and the work ahead."""
+    device = next(setup.zero_shot.parameters()).device
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32 where autocast is off: evaluation
+    precision = pick_precision(setup.config.precision, device)
+    log(f"device {device}, precision {precision}; {len(jobs)} trainings of {steps} steps")
+
+
+def say_left_out(bad, split):
+    log(f"left out: {len(bad)} of {len(split)} training images; the first: {next(iter(bad.values()))}")
+
+
+def say_accuracy(name, features, head, labels):
+    """How good a zero-shot head is: features (N, D), head (C, D), labels (N,)."""
+    right = 0
+    for part, y in zip(features.split(8192), labels.to(features.device).split(8192)):
+        right += int(((part.to(head) @ head.T).argmax(1) == y).sum())
+    log(f"zero-shot {name} head: {100 * right / len(labels):.1f} % right on {len(labels)} training images")
+
+
+def say_quality(quality):
+    """How good core targets are."""
+    if quality is None:
+        return
+    said = (
+        f"core targets `{quality['estimator']}`: the true class gets {quality['true_class']:.3f} on average"
+    )
+    if quality.get("kl_from_oracle") is not None:
+        said += f"; KL(oracle || targets) {quality['kl_from_oracle']:.3f} nats"
+    log(said)
+
+
+# ------------------------------------------------------------------------------------------------ table
+
+
+def row_name(row):
+    """A row of results in words."""
+    if row["method"] == "zero-shot":
+        return "zero-shot, " + ZERO_SHOT.get(row["beta"], ("both mixed",))[0]
+    lam = f", lambda {row['lam']:g}" if row["method"] in ("drm", "dual") else ""
+    wise = f", WiSE-FT {row['alpha']:g}" if row["alpha"] < 1 else ""
+    return METHODS[row["method"]][0] + lam + wise
+
+
+def by_name(results):
+    """Rows of all seeds -> row name -> its rows, one per seed, in the order of the first seed."""
+    grouped = {}
+    for row in results:
+        grouped.setdefault(row_name(row), []).append(row)
+    return grouped
+
+
+def words(metric):
+    """worst_region_accuracy -> worst region accuracy."""
+    return metric.replace("_", " ").replace(" f1", " F1")
+
+
+def spread(values):
+    """-> (mean, standard deviation over seeds; 0 for a single one)."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def cell(values, scale=1.0, digits=1):
+    """Values of the seeds as a text; "-" where no domain but the first counts, or no group in it."""
+    if not values or None in values:
+        return "-"
+    mean, sd = spread([scale * v for v in values])
+    return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if len(values) > 1 else "")
+
+
+def best_wise_ft(grouped, metric):
+    """The names of the rows whose WiSE-FT alpha below 1 is best on validation: no test image chooses it."""
+    best = {}
+    for name, rows in grouped.items():
+        if 0 < rows[0]["alpha"] < 1:
+            score = statistics.fmean(row["validation"][metric] for row in rows)
+            training = rows[0]["method"], rows[0]["lam"]
+            best[training] = max(best.get(training, (score, name)), (score, name), key=lambda pair: pair[0])
+    return {name for _, name in best.values()}
+
+
+def table(report):
+    """The results as lines of a Markdown table: accuracies and F1 in %, log losses in nats."""
+    grouped, ceilings = by_name(report["results"]), report["about"]["ceilings"]
+    id_metric, ood_metric = report["about"]["metrics"]
+    metric_of = dict.fromkeys(report["results"][0]["domains"], ood_metric)
+    metric_of[next(iter(metric_of))] = id_metric  # the first domain is in distribution
+    best = best_wise_ft(grouped, id_metric)
+    drm = [rows for rows in grouped.values() if rows[0]["method"] == "drm" and rows[0]["alpha"] == 1]
+    if id_metric == ood_metric:
+        heading = [f"{words(id_metric)} % (log loss)", *metric_of]
+    else:
+        heading = ["% (log loss)", *(f"{domain}: {words(metric)}" for domain, metric in metric_of.items())]
+    lines = [heading + ["OOD mean", "OOD worst", "worst log loss"]]
+    for name, rows in grouped.items():
+        line = [name + " *" * (name in best)]
+        for domain, metric in metric_of.items():
+            measured = [row["domains"][domain] for row in rows]
+            losses = cell([m["log_loss"] for m in measured], digits=2)
+            line.append(f"{cell([m[metric] for m in measured], 100)} ({losses})")
+        line += [cell(column(rows, f"ood_{what}_{ood_metric}"), 100) for what in ("mean", "worst")]
+        line.append(cell(column(rows, "worst_log_loss"), digits=2))
+        if report["config"]["seeds"] > 1 and drm and column(rows, f"ood_mean_{ood_metric}"):
+            line.append(lead(drm[0], rows, f"ood_mean_{ood_metric}"))
+        lines.append(line)
+    if len(lines[-1]) > len(lines[0]):
+        lines[0].append("DRM's lead in OOD mean ± s.e.")
+    if ceilings:
+        lines.append(["best possible, domain known", *(f"{100 * c:.1f}" for c in ceilings.values())])
+    return markdown(lines)
+
+
+def column(rows, name):
+    """A number of the summary, for each seed; [] where there is none."""
+    return [row["summary"][name] for row in rows if name in row["summary"]]
+
+
+def lead(drm, rows, name):
+    """By how much DRM is better: seeds pair the rows, as they have the same images in the same order."""
+    leads = [100 * (a - b) for a, b in zip(column(drm, name), column(rows, name))]
+    mean, sd = spread(leads)
+    return "" if rows is drm else f"{mean:+.2f} ± {sd / math.sqrt(len(leads)):.2f}"
+
+
+def notes(report):
+    """What the table's reader may ask, as lines of text."""
+    lines = []
+    if any(0 < row["alpha"] < 1 for row in report["results"]):
+        metric = words(report["about"]["metrics"][0])
+        lines.append(f"* of the WiSE-FT weights below 1, the one with the best validation {metric}")
+    for name, metrics in report["results"][0]["domains"].items():
+        counts = ", ".join(f"{k.removeprefix('n_')} {n}" for k, n in metrics.items() if k.startswith("n_"))
+        lines.append(f"{name}: {metrics['n']} images" + (f" ({counts})" if counts else ""))
+    return lines + ["log losses in nats; ± is the standard deviation over seeds"]
+
+
+# --------------------------------------------------------------------------------------------- pictures
+
+
+def has_tradeoff(report):
+    """There is none where no shifted domain has a metric."""
+    domains = list(report["results"][0]["domains"].values())
+    metric = report["about"]["metrics"][1]
+    return len(domains) > 1 and all(metrics[metric] is not None for metrics in domains[1:])
+
+
+def plot_tradeoff(report, _=None):
+    """The trade-off -> Figure: the path of lambda from ERM to WRM, and every other row beside it."""
+    grouped, (first, *_, last) = by_name(report["results"]), report["results"][0]["domains"]
+    id_metric, ood_metric = report["about"]["metrics"]
+    here, there = (domain.replace("$", r"\$") for domain in (first, last))  # no mathematics
+    risk = "worst-domain risk: log loss (nats), lower is better", lambda r: r["summary"]["worst_log_loss"]
+    mean = f"mean out-of-distribution {words(ood_metric)} (%)", ood_mean_of(ood_metric)
+    inside = f"in-distribution {words(id_metric)}, `{here}` (%)", domain_of(first, id_metric)
+    shifted = f"{words(ood_metric)} under shift, `{there}` (%)", domain_of(last, ood_metric)
+    figure = new_figure(11, 5.4)
+    left, right = figure.subplots(1, 2)
+    legend = draw_panel(left, grouped, risk, mean)
+    draw_panel(right, grouped, inside, shifted)
+    ceiling = report["about"]["ceilings"].get(last)
+    if ceiling:
+        right.axhline(100 * ceiling, color="black", linestyle=":", linewidth=1)
+        at = {"xy": (0.02, 100 * ceiling), "xycoords": ("axes fraction", "data"), "fontsize": 9}
+        right.annotate(f"best possible on `{there}`", xytext=(0, 4), textcoords="offset points", **at)
+    n = report["config"]["seeds"]
+    seeds = f"mean ± s.d. of {n} seeds" if n > 1 else "one seed"
+    figure.suptitle(f"ERM-vs-WRM trade-off, {report['config']['dataset']}: {seeds}")
+    figure.legend(legend.values(), legend, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
+    return figure
+
+
+def new_figure(width, height):
+    """A matplotlib Figure without a backend and global state; imported here, as nothing else needs it."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def ood_mean_of(metric):
+    return lambda row: 100 * row["summary"][f"ood_mean_{metric}"]
+
+
+def domain_of(domain, metric):
+    return lambda row: 100 * row["domains"][domain][metric]
+
+
+def draw_panel(axes, grouped, x, y):
+    """One panel; x and y are (name, function of a row) -> {name in the legend: what is drawn}."""
+    legend, path_of_lambda = {}, []
+    for name, rows in grouped.items():
+        (at_x, sd_x), (at_y, sd_y) = (spread([of(row) for row in rows]) for _, of in (x, y))
+        method, alpha = rows[0]["method"], rows[0]["alpha"]
+        series, colour, marker = METHODS[method]
+        if method == "zero-shot":
+            series, marker = name, ZERO_SHOT.get(rows[0]["beta"], (None, marker))[1]
+        wise = method != "zero-shot" and alpha < 1  # small and hollow
+        look = {
+            "color": colour,
+            "markerfacecolor": "white" if wise else colour,
+            "markersize": 5 if wise else 9,
+        }
+        drawn = axes.errorbar(at_x, at_y, sd_y, sd_x, fmt=marker, linewidth=1, zorder=3, **look)
+        legend.setdefault(series + ", WiSE-FT" * wise, drawn)
+        if method in ("erm", "drm", "wrm") and alpha == 1:
+            path_of_lambda.append((math.inf if method == "wrm" else rows[0]["lam"], at_x, at_y))
+    if len(path_of_lambda) > 1:
+        _, xs, ys = zip(*sorted(path_of_lambda))
+        legend["path of λ, from ERM to WRM"] = axes.plot(xs, ys, "k-", alpha=0.6, lw=1)[0]
+    for lam, at_x, at_y in path_of_lambda:  # the two branches of the path never collide
+        offset, align = ((9, 5), "left") if lam <= 1 else ((-9, -13), "right")
+        text = "λ = ∞" if lam == math.inf else f"λ = {lam:g}"
+        axes.annotate(text, (at_x, at_y), offset, textcoords="offset points", fontsize=9, ha=align)
+    axes.set(xlabel=x[0], ylabel=y[0])
+    axes.grid(alpha=0.25)
+    axes.margins(0.12)
+    return legend
+
+
+def histories_of(report, out):
+    """(name, colour) of each training of a run -> its history, one dict a step."""
+    histories = {}
+    for row in report["results"]:
+        file = model_folder(out, **row) / "model" / "history.csv"
+        if row["method"] != "zero-shot" and file.is_file():
+            name = f"{row_name(row | {'alpha': 1})}, seed {row['seed']}"
+            histories[name, METHODS[row["method"]][1]] = read_history(file)
+    return histories
+
+
+def plot_history(report, out):
+    """Each training's loss, its two terms, and what validation said, over the epochs -> Figure."""
+    titles = {"loss": "loss", "erm_loss": "ERM term", "wrm_loss": "WRM term", "validation": "validation"}
+    histories = histories_of(report, out)
+    measured = [
+        name for name in titles if any(row[name] for history in histories.values() for row in history)
+    ]
+    figure, handles = new_figure(3.4 * len(measured), 4), {}
+    for axes, column in zip(figure.subplots(1, len(measured)), measured):
+        for (name, colour), history in histories.items():
+            rows = [row for row in history if row[column]]  # the WRM term of ERM is 0, and not drawn
+            epochs = [row["step"] * history[-1]["epoch"] / history[-1]["step"] for row in rows]
+            values = [row[column] for row in rows]
+            if column != "validation":  # means of ten steps
+                values = [statistics.fmean(values[max(0, i - 9) : i + 1]) for i in range(len(values))]
+            if rows:
+                style = {"color": colour, "linewidth": 1.2, "alpha": 0.8}
+                handles[name] = axes.plot(epochs, values, ".-" if column == "validation" else "-", **style)[0]
+        axes.set(title=titles[column], xlabel="epoch")
+        axes.grid(alpha=0.25)
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    return figure

@@ -1,0 +1,84 @@
+"""Estimators of p_c that are derived here, beside the zero-shot model's own softmax.
+
+A public review of the paper says that it applies max-min normalisation to the classification probabilities,
+so that items that should be zero are; of these two, both are near to that, and neither is known to be the
+paper's.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+def normalized_targets(affinity, labels, n_classes):
+    """Each class's affinities brought to one range, so that none is favoured for its wording, then a softmax.
+
+    The softmax has the temperature that fits the labels.
+
+    affinity: numbers of images (B,) -> (B, C); labels (N,). Returns the same kind of function, rows that
+    sum to one.
+    """
+    low, high = ranges(affinity, len(labels), n_classes)  # (C,) each
+
+    def normalized(batch):
+        return ((affinity(batch) - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
+
+    some = torch.arange(0, len(labels), math.ceil(len(labels) / 20_000))  # enough images for one number
+    at_some, scales = normalized(some), torch.logspace(-1, 3, 200).tolist()
+    fits = [F.cross_entropy(k * at_some, labels[some]).item() for k in scales]
+    best = scales[fits.index(min(fits))]
+    return lambda batch: (best * normalized(batch)).softmax(1)
+
+
+def ranges(affinity, n, n_classes):
+    """The 1st and 99th percentile of each class's affinities over the n images -> (C,) each."""
+    everything = torch.arange(n)
+    low_and_high = []
+    for columns in torch.arange(n_classes).split(
+        max(1, 2**24 // n)
+    ):  # torch.quantile takes 2**24 values at once
+        some = affinity(everything, columns)  # (N, some of C)
+        low_and_high.append(some.quantile(some.new_tensor([0.01, 0.99]), dim=0))
+    return torch.cat(low_and_high, 1)
+
+
+def label_targets(softmax, labels, n_classes):
+    """The label, as far as the zero-shot model recognises it in this image; uniform as far as it does not.
+
+    softmax: numbers of images (B,) -> what the zero-shot concept head says, (B, C); labels (N,). Within
+    each class the probability of the label is brought to 0..1 between its 2nd and 98th percentile.
+    """
+    parts = torch.arange(len(labels)).split(8192)
+    recognised = torch.cat([softmax(part).gather(1, labels[part, None])[:, 0] for part in parts])  # (N,)
+    trust = torch.ones_like(recognised)  # stays 1 in a class whose images are all recognised alike
+    for c in labels.unique():
+        own = labels == c
+        low, high = recognised[own].quantile(0.02), recognised[own].quantile(0.98)
+        if high > low:
+            trust[own] = ((recognised[own] - low) / (high - low)).clamp(0, 1)
+
+    def targets(batch):
+        onehot = F.one_hot(labels[batch], n_classes).to(trust)  # (B, C)
+        return trust[batch, None] * onehot + (1 - trust[batch, None]) / n_classes
+
+    return targets
+
+
+def target_quality(estimator, targets, labels, oracle=None):
+    """How good core targets, a function as above, are -> dict.
+
+    true_class: what they give the true class on average; kl_from_oracle, where an oracle (N, C) knows the
+    truth: KL(oracle || targets) in nats, None when infinite.
+    """
+    true_class, kl = 0.0, 0.0
+    for part in torch.arange(len(labels)).split(8192):
+        p = targets(part)  # (B, C)
+        true_class += p.gather(1, labels[part, None]).sum().item()
+        if oracle is not None:
+            p_c = oracle[part].to(p)
+            kl += (torch.xlogy(p_c, p_c) - torch.xlogy(p_c, p)).sum().item()
+    quality = {"estimator": estimator, "true_class": true_class / len(labels)}
+    if oracle is not None:
+        quality["kl_from_oracle"] = kl / len(labels) if math.isfinite(kl) else None
+    return quality

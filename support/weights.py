@@ -1,0 +1,246 @@
+"""CLIP models on disk and on a device: loading, saving, precision; texts without their padding."""
+
+import difflib
+import json
+import logging
+import os
+import warnings
+from typing import NamedTuple
+
+import open_clip
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch.func import functional_call
+
+from support.errors import BadInput, find, log, read_json
+
+# ------------------------------------------------------------------------------------ device and precision
+
+
+def pick_device(name):
+    """A name such as "cuda:1", or "auto" -> torch.device. Raises BadInput for one that is not there."""
+    there = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+    there += ["mps"] * torch.backends.mps.is_available() + ["cpu"]
+    if name == "auto":
+        return torch.device(there[0])
+    if name not in there and not (name == "cuda" and torch.cuda.is_available()):
+        raise BadInput(f"--device {name}: not on this machine; allowed: auto, {', '.join(there)}")
+    return torch.device(name)
+
+
+def pick_precision(name, device):
+    """A name such as "bf16", or "auto" -> the same without "auto". Raises BadInput if it will not do."""
+    if name == "auto" and device.type == "cuda":  # before Ampere, bf16 is emulated and slow
+        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
+    if name == "fp16" and device.type != "cuda":
+        raise BadInput(
+            f"--precision fp16: needs a CUDA GPU, not {device.type}; allowed here: auto, fp32, bf16"
+        )
+    return "fp32" if name == "auto" else name
+
+
+class Half(NamedTuple):
+    autocast: torch.autocast
+    scaler: torch.amp.GradScaler
+
+
+def mixed_precision(name, device):
+    """A --precision -> Half. Weights stay float32 whatever the name; only fp16 needs the scaler."""
+    name = pick_precision(name, device)
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(name)
+    autocast = torch.autocast(device.type, dtype, enabled=dtype is not None)
+    return Half(autocast, torch.amp.GradScaler(device.type, enabled=name == "fp16"))
+
+
+# -------------------------------------------------------------------------------------------------- texts
+
+
+def count_tokens(tokenizer, text):
+    """The tokens of a text, with its start and end, however many the model reads."""
+    if isinstance(tokenizer, open_clip.SimpleTokenizer):
+        return len(tokenizer.encode(text)) + 2
+    own = len(tokenizer.tokenizer(text).input_ids)  # Hugging Face's, with the start and end of the model
+    return own + (tokenizer.tokenizer_mode == "clips")  # which puts a class token behind the padding
+
+
+def check_lengths(tokenizer, texts, source):
+    """A text longer than the context would be cut without a word. Raises BadInput, which names it."""
+    for text in texts:
+        n, room = count_tokens(tokenizer, text), tokenizer.context_length
+        if n > room:
+            raise BadInput(
+                f"{source}: a text of {n} tokens, {text[:60]!r}...; this model reads {room} at most"
+            )
+
+
+def encode_text(model, tokens):
+    """Tokens (T, L) -> unit text embeddings (T, D); texts of like length together, up to their end token.
+
+    Under causal attention no token sees the padding behind it, so this is exact, and several times cheaper
+    than all 77 for each. A text tower that pads otherwise is given all L tokens.
+    """
+    tower, prefix = (model, "") if hasattr(model, "positional_embedding") else (model.text, "text.")
+    pool = getattr(tower, "text_pool_type", getattr(tower, "pool_type", None))
+    mask = getattr(tower, "attn_mask", None)
+    if pool != "argmax" or mask is None or getattr(tower, "cls_emb", None) is not None:
+        return model.encode_text(tokens, normalize=True)
+    lengths = tokens.argmax(1) + 1  # the end token has the largest id
+    parts = max(1, min(8, len(tokens) // 32))
+    order = lengths.argsort() if parts > 1 else torch.arange(len(tokens), device=tokens.device)
+    features = []
+    for part in order.chunk(parts):
+        n = int(lengths[part].max())
+        position, part_mask = tower.positional_embedding[:n], mask[:n, :n]
+        short = {prefix + "positional_embedding": position, prefix + "attn_mask": part_mask}
+        out = functional_call(model, short, (), {"text": tokens[part, :n]})
+        features.append(out["text_features"] if isinstance(out, dict) else out[1])
+    return torch.cat(features)[order.argsort()]  # (T, D)
+
+
+# ------------------------------------------------------------------------------------------------ loading
+
+
+def load_clip(model, pretrained=None, device="cpu"):
+    """An open_clip model with its tokenizer -> (model in eval mode and float32, tokenizer). Raises BadInput.
+
+    `model` is a name such as "ViT-B-16" (then `pretrained` is a tag or a file), "local-dir:FOLDER" or
+    "hf-hub:OWNER/NAME".
+    """
+    if ":" not in model:
+        state, activation = find_weights(model, pretrained)
+    elif pretrained:
+        raise BadInput(
+            f"--pretrained {pretrained}: --model {model} has its own weights; leave --pretrained out"
+        )
+    else:
+        state, (model, activation) = None, find_folder(model)
+    logging.disable(logging.CRITICAL)  # what matters of open_clip's log is said by the exception
+    try:
+        clip, tokenizer = build(model, pretrained, state, activation, device)
+        try_out(clip, tokenizer, device)
+    except ImportError as e:
+        what = f"a package that is not installed ({e}); pip install transformers"
+        raise BadInput(f"--model {model}: its tokenizer or text tower needs {what}") from None
+    except (
+        Exception
+    ) as e:  # damaged weights, another shape, no network: open_clip and the hub raise many kinds
+        raise BadInput(f"--model {model}: open_clip cannot load it: {str(e)[:300] or repr(e)}") from None
+    finally:
+        logging.disable(logging.NOTSET)
+    if state:
+        log(f"{pretrained}: all {len(state)} tensors loaded into {model}")
+    if activation is not None and activation != clip.model_cfg["quick_gelu"]:
+        so = "with" if activation else "without"
+        features = "this model would give other features"
+        raise BadInput(f"--model {model}: trained {so} QuickGELU, so {features}; allowed: a model {so} it")
+    return clip, tokenizer
+
+
+def find_folder(model):
+    """-> (model, its folder made absolute; whether drm.json beside its weights says QuickGELU)."""
+    if not model.startswith("local-dir:"):
+        return model, None
+    folder = find(model.removeprefix("local-dir:"))
+    if not os.path.isfile(folder / "open_clip_config.json"):
+        raise BadInput(
+            f"--model {model}: no open_clip_config.json there; allowed: a folder that open_clip saved"
+        )
+    about = read_json(folder / "drm.json") if os.path.isfile(folder / "drm.json") else {}
+    return f"local-dir:{folder}", about.get("quick_gelu")
+
+
+def find_weights(model, pretrained):
+    """-> (state dict, or None for a tag of open_clip's; whether the weights want QuickGELU, if known)."""
+    if model not in open_clip.list_models():
+        near = ", ".join(difflib.get_close_matches(model, open_clip.list_models(), 5, 0))
+        allowed = f"local-dir:FOLDER, hf-hub:OWNER/NAME, or a name such as {near}"
+        raise BadInput(f"--model {model}: unknown to open_clip; allowed: {allowed}")
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    if pretrained in tags:
+        return None, bool(open_clip.get_pretrained_cfg(model, pretrained).get("quick_gelu"))
+    if pretrained and os.path.isfile(pretrained):
+        return read_weights(pretrained)
+    why = f"no weights for --model {model}, and random ones are no zero-shot model"
+    raise BadInput(f"--pretrained {pretrained}: {why}; allowed: a file, {', '.join(tags)}")
+
+
+def build(model, pretrained, state, activation, device):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        how = {"load_weights": not state, "require_pretrained": not state, "pretrained_text": False}
+        quick = bool(activation) and ":" not in model
+        tag = None if state else pretrained
+        clip = open_clip.create_model(model, tag, force_quick_gelu=quick, device=device, **how)
+        tokenizer = open_clip.get_tokenizer(model)
+    if state:
+        if "positional_embedding" in state and not hasattr(clip, "positional_embedding"):
+            state = open_clip.model.convert_to_custom_text_state_dict(state)
+        clip.load_state_dict(state, strict=True)
+    quick_gelu = any(isinstance(m, open_clip.transformer.QuickGELU) for m in clip.modules())
+    clip.model_cfg = open_clip.get_model_config(model) | {"quick_gelu": quick_gelu}  # for folders to save
+    return clip.float().eval(), tokenizer
+
+
+@torch.no_grad()
+def try_out(clip, tokenizer, device):
+    """A look at nothing shows what would be found out later. Raises ValueError."""
+    cfg = PreprocessCfg(**open_clip.get_model_preprocess_cfg(clip))
+    try:
+        prepare = image_transform_v2(cfg, is_train=False)
+    except AssertionError:
+        raise ValueError(f"how does one prepare images by {cfg}?") from None
+    nothing = prepare(Image.new("RGB", (64, 64)))[None]
+    seen = clip.encode_image(nothing.to(device)), clip.encode_text(tokenizer([""]).to(device))
+    if not all(features.isfinite().all() for features in seen):
+        raise ValueError("its features are not finite")
+
+
+def read_weights(path):
+    """A file of weights -> (state dict, True if it is OpenAI's, hence QuickGELU, else None). Raises BadInput.
+
+    safetensors, or a state dict saved by torch, also inside "state_dict" or "model" and with "module." or
+    "model." before its names. Nothing is ever unpickled: that would run code in the file.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is said of TorchScript and old pickles is said below
+            if str(path).endswith(".safetensors"):
+                state = load_file(path)
+            else:
+                state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:
+        why = "no plain state dict; a pickled object (FLYP's and DRM's .pt, TorchScript) is never loaded"
+        allowed = f"safetensors, or torch.save(model.state_dict()) ({' '.join(str(e).split())[:120]})"
+        raise BadInput(f"--pretrained {path}: {why}; allowed: {allowed}") from None
+    for key in ("state_dict", "model") * 2:  # one in the other, in either order
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    named = isinstance(state, dict) and state and all(isinstance(key, str) for key in state)
+    if not named or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise BadInput(f"--pretrained {path}: no state dict; allowed: names with tensors")
+    for prefix in ("module.", "model.", "module."):
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    markers = [state.pop(key, None) for key in ("input_resolution", "context_length", "vocab_size")]
+    return state, True if any(marker is not None for marker in markers) else None
+
+
+# ------------------------------------------------------------------------------------------------- saving
+
+
+def save_clip(folder, model, tokenizer, about):
+    """A model as a folder that open_clip loads with local-dir:, and `about` beside it as drm.json."""
+    folder.mkdir(parents=True)
+    prepare = {
+        key: value for key, value in open_clip.get_model_preprocess_cfg(model).items() if key != "size"
+    }
+    config = {"model_cfg": model.model_cfg, "preprocess_cfg": prepare}  # the size is the model's
+    about = about | {"quick_gelu": model.model_cfg["quick_gelu"]}
+    for name, content in (("open_clip_config.json", config), ("drm.json", about)):
+        (folder / name).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    state = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
+    save_file(state, folder / "open_clip_model.safetensors")
+    if hasattr(tokenizer, "save_pretrained"):  # open_clip looks for them in the folder
+        tokenizer.save_pretrained(folder)
