@@ -61,9 +61,6 @@ around it. Nothing of the thing's looks.""",
 }
 
 
-# ------------------------------------------------------------------------------------------ generation
-
-
 def parse_answer(text, keys, n):
     """What a model said -> {key: [n texts]} for the keys that it answered well, whatever else it said."""
     # thoughts are left out; a template may hold their opening tag
@@ -113,26 +110,27 @@ class Llm:
         # a stray / or # in a password would end the address there
         if base_url and not re.fullmatch(r"https?://([^\s/?#@]*@)?[^\s/?#@]+(/[^\s?#@]*)?", base_url):
             raise BadInput(f"--base-url {base_url.rpartition('@')[2]}: allowed: http://... or https://...")
-        self.key = (
-            key or "none"
-        )  # never None: the token of a Hugging Face login would be sent to any endpoint
+        self.key = key or "none"  # with None, the token of a Hugging Face login would be sent to any endpoint
         self.client = InferenceClient(base_url=base_url, api_key=self.key, timeout=timeout)
         self.model, self.where, self.retries = model, self.hidden(base_url or "Hugging Face"), retries
-        self.options = {"seed": seed, "temperature": temperature, "response_format": {"type": "json_object"}}
+        self.options = {
+            "model": model,
+            "seed": seed,
+            "temperature": temperature,
+            "response_format": {"type": "json_object"},
+        }
 
     def hidden(self, text):
         """A text without the key, and without a name and password in an address."""
         return re.sub(r"//[^/@\s]*@", "//***@", text.replace(self.key, "***"))
 
     def ask(self, prompt, words):
-        """-> what the model said, "" if nothing whole. Asks again where that may help, else raises BadInput."""
+        """-> what the model said, "" if nothing whole. Asks again where that may help, or raises BadInput."""
         messages = [{"role": "user", "content": prompt}]
         for attempt in range(self.retries):
             try:
-                answer = self.client.chat_completion(
-                    messages, model=self.model, max_tokens=4 * words + 2000, **self.options
-                )
-                return self.said(answer)
+                said = self.client.chat_completion(messages, max_tokens=4 * words + 2000, **self.options)
+                return self.content(said)
             except Exception as e:  # the client, its HTTP library and a body that is no JSON raise many kinds
                 response = getattr(e, "response", None)
                 status = getattr(response, "status_code", None)
@@ -142,7 +140,7 @@ class Llm:
                 wait = str(response.headers.get("Retry-After", "")) if response is not None else ""
                 time.sleep(min(120, int(wait) if wait.isdecimal() else 2**attempt))
 
-    def said(self, answer):
+    def content(self, answer):
         choice = answer.choices[0] if answer.choices else None
         content = "" if choice is None or choice.finish_reason == "length" else choice.message.content or ""
         if isinstance(content, str):
@@ -174,9 +172,7 @@ def already_written(out, classes, about):
             return done
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass
-    raise BadInput(
-        f"--out {out}: is there, not from the same model and prompt; allowed: another file, or remove it"
-    )
+    raise BadInput(f"--out {out}: is there, from another model or prompt; allowed: another file")
 
 
 def append(path, line):
@@ -207,9 +203,7 @@ def generate(classes, llm, out, about, n=2, style="core", batch=8):
             asked, todo = todo[:size], todo[size:]
             listed = "\n".join(f"{key}: {classes[key]}" for key in asked)
             said = llm.ask(PROMPT.format(n=n, style=STYLES[style], classes=listed), 40 * n * len(asked))
-            append(
-                raw, json.dumps({"asked": asked, "said": said}) + "\n"
-            )  # as it came, whatever is made of it
+            append(raw, json.dumps({"asked": asked, "said": said}) + "\n")  # as it came
             found = parse_answer(said, asked, n)
             for key, texts in found.items():
                 done[key] = {"name": classes[key], "descriptions": texts}
@@ -226,9 +220,6 @@ def generate(classes, llm, out, about, n=2, style="core", batch=8):
             f"--llm {about['model']}: no usable texts for {first_of(lost, 10)} after three requests; "
             "allowed: the same command again, which asks for these alone"
         )
-
-
-# ------------------------------------------------------------------------------------------- comparing
 
 
 def compare(a, b):
@@ -248,9 +239,6 @@ def compare(a, b):
     return markdown(rows)
 
 
-# ---------------------------------------------------------------------------------------- command line
-
-
 @dataclass(frozen=True)
 class Options:
     """One of --llm, --check and --compare, and how."""
@@ -261,9 +249,7 @@ class Options:
     dataset: str = option(None, "the classes of a data set, as its shipped file names them", group="classes")
     classes: str = option(None, "or a file of your own: one a line (key, or key, tab, name), or JSON")
     llm: str = option(None, "the model that writes", group="write")
-    base_url: str = option(
-        None, "its endpoint (key: OPENAI_API_KEY); if left out, Hugging Face (key: HF_TOKEN)"
-    )
+    base_url: str = option(None, "its endpoint (key: OPENAI_API_KEY), else Hugging Face (key: HF_TOKEN)")
     out: str = option(None, "the file to write; if left out, descriptions/NAME.MODEL.json")
     per_class: int = option(2, "texts a class", 1, 20)
     style: str = option("core", "what a text is about; the method needs core", choices=tuple(STYLES))
@@ -274,9 +260,7 @@ class Options:
 
     def __post_init__(self):
         check_values(self, {})
-        if [bool(self.check), len(self.compare) == 2, bool(self.llm)].count(True) != 1 or len(
-            self.compare
-        ) == 1:
+        if len(self.compare) not in (0, 2) or bool(self.check) + bool(self.compare) + bool(self.llm) != 1:
             raise BadInput("say one of --llm MODEL, --check FILE, --compare FILE FILE")
 
 
@@ -296,6 +280,8 @@ def tokenizer_for(dataset, model):
     try:
         if model.startswith("local-dir:"):
             model = f"local-dir:{find(model.removeprefix('local-dir:'))}"
+        elif not model.startswith("hf-hub:") and model not in open_clip.list_models():
+            raise ValueError("no such model")  # open_clip itself takes CLIP's
         return open_clip.get_tokenizer(model)
     except Exception as e:  # a name or folder that is none: open_clip raises many kinds
         raise BadInput(f"--model {model}: open_clip has no tokenizer for it ({str(e)[:200]})") from None
@@ -327,17 +313,10 @@ def have_written(args):
     out = Path(args.out or ROOT / "descriptions" / name)
     if not out.parent.is_dir():
         raise BadInput(f"--out {out}: no folder {out.parent}")
-    about = {
-        "source": "written by a language model through describe.py",
-        "model": args.llm,
-        "style": args.style,
-        "per_class": args.per_class,
-        "prompt": PROMPT.format(n=args.per_class, style=STYLES[args.style], classes="..."),
-        "date": date.today().isoformat(),
-        "seed": args.seed,
-        "temperature": args.temperature,
-        "licence": "see the terms of the model",
-    }
+    prompt = PROMPT.format(n=args.per_class, style=STYLES[args.style], classes="...")
+    about = {"source": "written by a language model through describe.py", "model": args.llm, "prompt": prompt}
+    about |= {key: getattr(args, key) for key in ("style", "per_class", "seed", "temperature")}
+    about |= {"date": date.today().isoformat(), "licence": "see the terms of the model"}
     llm = Llm(args.llm, args.base_url, args.seed, args.temperature, args.timeout)
     generate(classes, llm, out, about, args.per_class, args.style, args.batch)
     print_lines(printable(f"written: {out}; now: python describe.py --check {out}"))

@@ -15,11 +15,15 @@ encoded anew at every step, and that is how the text tower learns.
 
     loss = ERM + lambda * WRM                                           (1)
     ERM  = mean of  -log q_default(y | x)                               (2)  empirical risk
-    WRM  = mean of  -sum_c p_c(c | x) log q_concept(c | x)              (3)  stands for the worst-case risk
+    WRM  = mean of  -sum_k p_c(k | x) log q_concept(k | x)              (3)  stands for the worst-case risk
     p    = beta * q_default + (1 - beta) * q_concept                    (4)  at test time
-    p_c(y | x) = q_concept(y | x) of the model before training          (5)  core targets: what x shows
-                                                                             without its surroundings
-Nobody knows the right p_c: (5) is our default guess, section 2 has others, and the paper's is unpublished.
+    p_c(k | x) = q_concept(k | x) of the model before training          (5)  core targets
+
+Subscript c is for core: p_c stands for p(y | x_c), x_c being the part of x that shows the thing itself. Who
+believes just that is wrong least in the worst domain, hence (3). Nobody knows the right p_c: (5) is a guess,
+section 2 has others, the paper's is unpublished.
+
+    erm: (2) alone   wrm: (3) alone   drm: both   dual: both, p_c = the labels   flyp: FLYP, to compare
 
 Letters in the shapes: B batch, N images, C classes, K classes of a head, T texts, L tokens, D embedding.
 """
@@ -93,7 +97,7 @@ def image_features(model, images):
 
 
 def logit_scale(model):
-    """What cosines are multiplied by before the softmax: an inverse temperature, at most 100 in CLIP."""
+    """What cosines are multiplied by before the softmax: an inverse temperature, 100 in CLIP."""
     return model.logit_scale.exp()
 
 
@@ -103,10 +107,9 @@ def logit_scale(model):
 def core_targets(estimator, features, labels, head, scale, oracle=None):
     """Estimate p_c(y | x) of the training images before training, equation (5) or another guess.
 
-    features (N, D) and concept head (C, D) are unit embeddings of the zero-shot model, labels (N,), scale
-    is its logit scale; "oracle" needs the true p(y | x_c) (N, C). Returns a function: numbers of images
-    (B,) -> their targets (B, C), rows that sum to one. They are made when asked for: N x C would be 5 GB
-    for ImageNet.
+    features (N, D) and concept head (C, D) are unit embeddings of the zero-shot model, labels (N,), scale its
+    logit scale; "oracle" needs the true p(y | x_c) (N, C). Returns a function: numbers of images (B,) ->
+    their targets (B, C), rows that sum to one, made when asked for: N x C would be 5 GB for ImageNet.
     """
 
     def affinity(batch, classes=slice(None)):
@@ -118,14 +121,11 @@ def core_targets(estimator, features, labels, head, scale, oracle=None):
     def onehot(batch):  # the label, whatever made it: WRM becomes a second ERM
         return F.one_hot(labels[batch], len(head)).to(head)
 
-    def truth(batch):
-        return oracle[batch].to(head)
-
-    if estimator == "normalized":
+    if estimator == "normalized":  # each class's affinities brought to one range, then a softmax
         return normalized_targets(affinity, labels, len(head))
-    if estimator == "label":
+    if estimator == "label":  # the label, as far as the zero-shot model recognises it in the image
         return label_targets(softmax, labels, len(head))
-    return {"softmax": softmax, "onehot": onehot, "oracle": truth}[estimator]
+    return {"softmax": softmax, "onehot": onehot, "oracle": lambda batch: oracle[batch].to(head)}[estimator]
 
 
 # ---------------------------------------------------------------------------------------------- 3 dual loss
@@ -168,7 +168,7 @@ class Job(NamedTuple):
 
     method: str
     seed: int
-    heads: tuple  # those that are trained: "default" has the ERM term, "concept" the WRM term
+    heads: tuple  # those with a term in the loss: "default" has the ERM term, "concept" the WRM term
     lam: float = 1.0  # lambda, the weight of the WRM term
     beta: float = 0.5  # weight of the default head at test time, equation (4)
     estimator: str = None  # of the core targets; None without a concept head
@@ -198,15 +198,16 @@ def batch_gradients(model, images, labels, batch, prompts, targets_of, job, half
     their core targets (., C); half: weights.mixed_precision.
     """
     risk, classes, columns = F.cross_entropy, None, labels  # all C classes compete
-    if job.loss != "ce":  # only those of the batch do: (K,), and the column of each image among them (B,)
+    if job.loss != "ce":  # those of the batch do: (K,), and the column of each image among them (B,)
         risk, (classes, columns) = contrastive_loss, labels.unique(return_inverse=True)
     with half.autocast:  # only the towers run in half precision
         built = {name: build_head(model, getattr(prompts, name), classes) for name in job.heads}  # (K, D)
-    # To save memory the batch goes through the image tower in parts. Each part sends its gradient as far as
-    # the heads, here cut off from what made them; the sum of it then goes through the text tower, once.
-    heads = {name: head.detach().float().requires_grad_() for name, head in built.items()}
-    default_head, concept_head = heads.get("default"), heads.get("concept")
-    if job.loss == "flyp-released":  # each image is a class of its own, with its own text
+    # To save memory the batch goes through the image tower in parts. (Not with a contrastive loss, which
+    # needs all of it: the options refuse that.) Each part sends its gradient as far as the leaves, heads
+    # cut off from what made them; at the end their sum goes through the text tower, once.
+    leaves = {name: head.detach().float().requires_grad_() for name, head in built.items()}
+    default_head, concept_head = leaves.get("default"), leaves.get("concept")
+    if job.loss == "flyp-released":  # an image's only positive is its own text, here its class's row
         default_head, columns = default_head[columns], torch.arange(len(labels), device=labels.device)
     total = torch.zeros(3, device=labels.device)
     for part in torch.arange(len(labels)).chunk(config.accumulate):
@@ -221,8 +222,8 @@ def batch_gradients(model, images, labels, batch, prompts, targets_of, job, half
         losses = torch.stack(losses) * (len(part) / len(labels))
         half.scaler.scale(losses[0]).backward()
         total += losses.detach()
-    for name, head in built.items():
-        head.backward(heads[name].grad.to(head))
+    for name, head in built.items():  # all of the text tower's gradient
+        head.backward(leaves[name].grad.to(head))
     return total.tolist()
 
 
@@ -263,7 +264,7 @@ def train(model, split, prompts, targets_of, job, config, score=None, checkpoint
             value = score(model) if epoch_ends and config.select == "best" else None
             checkpoints.after_step(model, optimizer, half.scaler, losses, value)  # saves; raises Stopped
         with torch.no_grad():
-            checkpoints.finish(model, lambda: build_head(model, prompts.default))
+            checkpoints.finish(model, lambda: build_head(model, prompts.default))  # refuses a spoilt model
     model.set_grad_checkpointing(False)
     model.eval()
     return [row["loss"] for row in checkpoints.history]
@@ -316,7 +317,7 @@ def predict(model, split, prompts):
     def probabilities(texts):
         logits = scale * features @ build_head(model, texts).cpu().double().T  # (N, C)
         if split.label_of_class is not None:
-            logits = tables.best_of_label(logits, split.label_of_class)
+            logits = tables.best_of_label(logits, split.label_of_class)  # (N, labels)
         return logits.softmax(1)
 
     return probabilities(prompts.default), probabilities(prompts.concept)
@@ -404,10 +405,14 @@ class Data(NamedTuple):
 
 
 def load_data(config, seed=0):
-    """The data of a run. On the toy world a seed draws everything anew; files stay. Raises BadInput."""
+    """The data of a run. On the toy world a seed draws everything anew; files stay. Raises BadInput.
+
+    Your own folders: --dataset folder --data-root FOLDER. To add a data set: copy a file of support/readers/
+    (folders.py is the shortest) and name it in READERS there.
+    """
     if config.dataset == "toy":
         return toy_data(seed)
-    table = tables.read_table(READERS.get(config.dataset, Folders), config)
+    table = tables.read_table(READERS[config.dataset], config)
     splits = {name: Split(**columns) for name, columns in tables.columns_of(table, config.workers).items()}
     train, val = splits.pop("train"), splits.pop("val")
     id_test = table.id_test if table.id_test in splits else "val"
@@ -430,30 +435,13 @@ def toy_data(seed):
     return Data(classes, draw(6000, "id", 0), draw(1000, "id", 1), tests, ceilings)
 
 
-class Folders:
-    """Your own folders, --dataset folder. The pattern of every reader in support/readers/."""
-
-    RECIPE = tables.PUBLISHED
-    LAYOUT = (
-        "allowed: a folder with train/<class>/, val/<class>/, and <domain>/<class>/ for each further domain"
-    )
-
-    def read(root):
-        """Look at what is there, and return one row per image."""
-        domains = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-        rows = []
-        for domain in dict.fromkeys(("train", "val", *domains)):
-            rows += [tables.Row(domain, path, name) for name, path in tables.class_folders(root / domain)]
-        classes = sorted({row.label for row in rows if row.split == "train"})
-        return tables.Table({name: name for name in classes}, rows, id_test="val")
-
-
 # ----------------------------------------------------------------------------------------------- 7 settings
 
 METHODS = tuple(report.METHODS)
+WHAT_THEY_TRAIN = "erm: (2); wrm: (3); drm: both; dual: both on the labels; flyp: as released; or zero-shot"
 OF_FEATURES = ("softmax", "normalized", "label")  # estimators that look at the zero-shot model
 ESTIMATORS = (*OF_FEATURES, "onehot", "oracle")
-RECIPES = {"toy": toy.RECIPE, "folder": Folders.RECIPE, **{name: r.RECIPE for name, r in READERS.items()}}
+RECIPES = {"toy": toy.RECIPE, **{name: reader.RECIPE for name, reader in READERS.items()}}
 
 
 @dataclass(frozen=True)
@@ -464,12 +452,12 @@ class Config:
     data_root: str = option(None, "folder of the data set as published (csv: the file)")
     skip_bad_images: bool = option(False, "leave out, and count, training images that cannot be read")
     workers: int = option(None, "processes that read images; if left out, the cores, 8 at most", 0, 1024)
-    method: tuple[str, ...] = option(None, "what to run", choices=METHODS, group="method")
-    lam: float = option(1.0, "lambda, the weight of WRM in drm and dual", 0, 1e6)
+    method: tuple[str, ...] = option(None, WHAT_THEY_TRAIN, choices=METHODS, group="method")
+    lam: float = option(1.0, "lambda, the weight of (3) in drm and dual", 0, 1e6)
     sweep: tuple[float, ...] = option((), "further lambdas for drm: the trade-off curve", 0, 1e6)
-    beta: float = option(None, "weight of the default head in a mixture; if left out, 1 / (1 + lambda)", 0, 1)
+    beta: float = option(None, "of (4); if left out, 1 / (1 + lambda); erm has 1 and wrm 0 always", 0, 1)
     alpha: tuple[float, ...] = option((1.0,), "WiSE-FT: the shares of fine-tuned weights", 0, 1)
-    core_targets: str = option(None, "estimator of p_c", choices=ESTIMATORS)
+    core_targets: str = option(None, "estimator of p_c (5)", choices=ESTIMATORS)
     loss: str = option("ce", "ce: over all classes; flyp: contrastive, in the batch", choices=("ce", "flyp"))
     seed: int = option(0, "of the images (toy), their order, and all chance", 0, 2**31, group="training")
     seeds: int = option(1, "how many, from --seed on; the table has mean and deviation", 1, 1000)
@@ -497,7 +485,7 @@ class Config:
 
 
 def beta_of(config, lam):
-    """--beta, or the mixture that minimises (1) if each head says its targets."""
+    """--beta, or that of the p which minimises (1): (labels + lambda p_c) / (1 + lambda)."""
     return 1 / (1 + lam) if config.beta is None else config.beta
 
 
@@ -505,11 +493,11 @@ def jobs_of(method, config, seed):
     """The trainings of a method: one, or for drm one for each lambda. zero-shot has none."""
     both, targets, loss = Prompts._fields, config.core_targets, config.loss
     if method == "erm":
-        return [Job(method, seed, ("default",), 0.0, 1.0, None, loss)]
+        return [Job(method, seed, ("default",), lam=0.0, beta=1.0, loss=loss)]
     if method == "flyp":
-        return [Job(method, seed, ("default",), 0.0, 1.0, None, "flyp-released")]
-    if method == "wrm":
-        return [Job(method, seed, ("concept",), 1.0, 0.0, targets, loss)]
+        return [Job(method, seed, ("default",), lam=0.0, beta=1.0, loss="flyp-released")]
+    if method == "wrm":  # its one term has the weight 1; in results lambda is null, the limit of large ones
+        return [Job(method, seed, ("concept",), lam=1.0, beta=0.0, estimator=targets, loss=loss)]
     if method == "dual":
         return [Job(method, seed, both, config.lam, beta_of(config, config.lam), "onehot", loss)]
     lambdas = dict.fromkeys((config.lam, *config.sweep)) if method == "drm" else ()
@@ -525,13 +513,11 @@ class Setup(NamedTuple):
     config: Config
     out: object  # the folder of the run, or None
     data: Data
-    zero_shot: torch.nn.Module
+    zero_shot: torch.nn.Module  # the model before training; with --eval-only the saved one
     tokenizer: object
     texts: dict  # "default" and "concept": class -> its texts
     prompts: Prompts  # the same as tokens
-    features: torch.Tensor = (
-        None  # (N, D) zero-shot embeddings of the training images, if a training needs them
-    )
+    features: torch.Tensor = None  # (N, D) zero-shot embeddings of the training images, if needed
 
 
 def set_up(config, out=None, saved=None):
@@ -541,11 +527,12 @@ def set_up(config, out=None, saved=None):
     texts = saved_prompts(saved, data.classes, config) if saved else prompts_of(config, data.classes)
     model, tokenizer = weights.load_clip(config.model, config.pretrained, device)
     source = f"--model {config.model}" if saved else f"--descriptions {config.descriptions}"
-    default = tokenize(tokenizer, texts["default"].values(), "the default prompts", device)
-    concept = tokenize(tokenizer, texts["concept"].values(), source, device)
-    return Setup(config, out, data, model, tokenizer, texts, Prompts(default, concept))
+    sources = {"default": "the default prompts", "concept": source}
+    prompts = Prompts(*(tokenize(tokenizer, texts[k].values(), sources[k], device) for k in Prompts._fields))
+    return Setup(config, out, data, model, tokenizer, texts, prompts)
 
 
+@torch.no_grad()
 def encode_training(setup, jobs):
     """The setup with its features, if a job needs them, less the images that --skip-bad-images drops."""
     config, split = setup.config, setup.data.train
@@ -564,16 +551,16 @@ def encode_training(setup, jobs):
     return setup._replace(data=setup.data._replace(train=split), features=features)
 
 
+@torch.no_grad()
 def targets_for(job, setup):
     """-> (core targets of a training, how good they are), or (None, None) where it needs none."""
     if job.estimator is None:
         return None, None
-    train_split, model = setup.data.train, setup.zero_shot
-    with torch.no_grad():
-        head, scale = build_head(model, setup.prompts.concept), logit_scale(model)
-    labels = train_split.labels.to(head.device)
-    targets = core_targets(job.estimator, setup.features, labels, head, scale, train_split.oracle)
-    return targets, target_quality(job.estimator, targets, labels, train_split.oracle)
+    split, model = setup.data.train, setup.zero_shot
+    head, scale = build_head(model, setup.prompts.concept), logit_scale(model)
+    labels = split.labels.to(head.device)
+    targets = core_targets(job.estimator, setup.features, labels, head, scale, split.oracle)
+    return targets, target_quality(job.estimator, targets, labels, split.oracle)
 
 
 def fine_tune(job, setup):
@@ -599,14 +586,15 @@ def fine_tune(job, setup):
 
 def evaluate_rows(model, setup, betas, about):
     """Rows of results: what they are of, and what was measured with each beta."""
-    about = {"seconds": None, "core_targets": None, **about}
-    return [{**about, **result} for result in evaluate(model, setup.data, setup.prompts, betas)]
+    results = evaluate(model, setup.data, setup.prompts, betas)
+    return [{"seconds": None, "core_targets": None, **about, **result} for result in results]
 
 
 def evaluate_saved(config, out):
     """--eval-only: a model that a run saved, with its own prompts -> as run()."""
     saved = read_saved(config.model, METHODS)
     setup = set_up(config, out, saved)
+    report.make_folders(out, [])
     about = {key: saved[key] for key in ("method", "seed", "lam")} | {"alpha": 1.0}
     beta = saved["beta"] if config.beta is None else config.beta
     return report.make(evaluate_rows(setup.zero_shot, setup, [beta], about), setup)
@@ -615,7 +603,7 @@ def evaluate_saved(config, out):
 def run(config, out=None):
     """All that a config asks for -> {"config", "about", "results"}, ready for JSON. Raises BadInput, Stopped.
 
-    results: one row for each method, seed, lambda and alpha; lam is null for zero-shot and wrm.
+    results: a row for each method, seed, lambda and alpha, and for zero-shot for each head and their mixture.
     """
     if config.eval_only:
         return evaluate_saved(config, out)

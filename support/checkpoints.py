@@ -1,7 +1,6 @@
 """One training on disk and screen: saving, resuming, signals, the best epoch, history, the progress bar."""
 
 import contextlib
-import copy
 import csv
 import math
 import os
@@ -86,8 +85,6 @@ class Checkpoints:
         self.finished = False
         self.stop = False
 
-    # ------------------------------------------------------------------------------------- loading
-
     def steps(self):
         found = [p for p in self.folder.glob("step-*") if p.name[5:].isdecimal()]
         return sorted(found, key=lambda p: int(p.name[5:]))
@@ -126,7 +123,8 @@ class Checkpoints:
         progress = torch.load(folder / "progress.pt", map_location=device, weights_only=True)
         optimizer.load_state_dict(optimizer.state_dict() | {"state": progress["optimizer"]})
         scaler.load_state_dict(progress["scaler"])
-        self.best = progress["best"]
+        if best := progress["best"]:
+            self.best = best | {"score": float(best["score"]), "epoch": int(best["epoch"])}
         moments = [
             (p.shape, s["exp_avg"].shape, s["exp_avg_sq"].shape, s["step"])
             for p, s in optimizer.state.items()
@@ -135,11 +133,8 @@ class Checkpoints:
             raise ValueError("its optimizer has taken no step, or belongs to another model")
         if folder.name != f"step-{len(self.history)}":
             raise ValueError("its history is not that of its steps")
-        if self.best:
-            copy.deepcopy(model).load_state_dict(self.best["state"])
-            self.best["score"] + self.best["epoch"]  # both are numbers
-
-    # ------------------------------------------------------------------------------------ in the loop
+        if self.best and shapes(self.best["state"]) != shapes(model.state_dict()):
+            raise ValueError("its best weights belong to another model")
 
     @contextlib.contextmanager
     def watching(self, model, steps):
@@ -163,8 +158,8 @@ class Checkpoints:
                 signal.signal(number, handler)
 
     def ask_to_stop(self, number, frame):
-        if not self.stop:
-            log("stopping after this step")
+        with contextlib.suppress(OSError):  # print() would fail within a print() that the signal interrupts
+            os.write(2, b"" if self.stop else b"\nstopping after this step\n")
         self.stop = True
 
     def check(self, losses):
@@ -230,8 +225,6 @@ class Checkpoints:
             write(self.last, lambda folder: self.save_model(folder, model))
             self.clear()
 
-    # -------------------------------------------------------------------------------------- saving
-
     def save(self, model, optimizer, scaler):
         state = optimizer.state_dict()["state"]
         progress = {"optimizer": state, "scaler": scaler.state_dict(), "best": self.best}
@@ -261,11 +254,18 @@ class Checkpoints:
                 shutil.rmtree(leftover, ignore_errors=True)
 
 
+def shapes(state):
+    return {name: value.shape for name, value in state.items()}
+
+
 def read_history(path):
     """history.csv -> one dict a step. Raises OSError, and what else comes of a file that is none."""
     history = []
     with open(path, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
-            values = {name: float(row[name]) if row[name] else None for name in COLUMNS}
+            empty = {"validation": None} if row["validation"] == "" else {}
+            values = {name: float(row[name]) for name in COLUMNS if name not in empty} | empty
             history.append(values | {"step": int(row["step"]), "epoch": int(row["epoch"])})
+    if not history:
+        raise ValueError(f"{path.name} has no rows")
     return history

@@ -29,28 +29,21 @@ class Stopped(Exception):
 
 
 def guarded(program, to_go_on):
-    """Around a program's main(): what is wrong with the input ends in one line on stderr and an exit code.
-
-    `to_go_on` is what a reader who pressed Ctrl-C does to go on.
-    """
+    """Around a program's main(): bad input, or Ctrl-C, ends in one line on stderr and an exit code."""
 
     def decorate(main):
         @functools.wraps(main)
         def with_exit_code(argv=None):
             try:
                 if hasattr(sys.stdout, "reconfigure"):
-                    sys.stdout.reconfigure(
-                        errors="replace"
-                    )  # a terminal that knows no ± shows a question mark
+                    sys.stdout.reconfigure(errors="replace")  # a terminal without ± shows a question mark
                 return main(argv) or 0
             except BadInput as e:
                 code, said = 2, str(e)
             except (Stopped, KeyboardInterrupt) as e:
                 code, said = 130, str(e) or f"stopped; {to_go_on}"
             except RuntimeError as e:
-                if "DataLoader worker" not in str(
-                    e
-                ):  # torch raises it wherever the main process happens to be
+                if "DataLoader worker" not in str(e):  # torch raises it wherever the program is
                     raise
                 code, said = 2, f"--workers: {str(e)[:200]}; allowed: fewer, or 0, if memory is short"
             print(f"{program}: {' '.join(said.split())}", file=sys.stderr)
@@ -59,9 +52,6 @@ def guarded(program, to_go_on):
         return with_exit_code
 
     return decorate
-
-
-# ---------------------------------------------------------------------------------------- said to the reader
 
 
 def printable(text):
@@ -96,9 +86,6 @@ def first_of(names, n=5):
     """The first few of many names, and how many more there are."""
     names = [str(name) for name in names]
     return ", ".join(names[:n]) + (f" and {len(names) - n} more" if len(names) > n else "")
-
-
-# ---------------------------------------------------------------------------------- reading and writing
 
 
 def find(path):
@@ -140,6 +127,8 @@ def write(path, save):
         os.replace(temporary, path)
         shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError, RuntimeError) as e:  # torch.save raises RuntimeError on a full disk
+        if "DataLoader worker" in str(e):
+            raise  # a fault of no file: see guarded
         why = getattr(e, "strerror", None) or " ".join(str(e).split())[:200]
         raise BadInput(f"{path}: cannot be written ({why}); what was there before is still there") from None
 
@@ -153,18 +142,13 @@ def make_folder(path, inner=None):
     """Make a folder and try it. Raises BadInput where it cannot be written, or `inner` in it is no folder."""
     try:
         if inner and not (Path(path) / inner).is_dir() and os.path.lexists(Path(path) / inner):
-            raise BadInput(
-                f"--out: {Path(path) / inner} cannot be written; allowed there: a folder, or nothing"
-            )
+            raise BadInput(f"--out: {Path(path) / inner} cannot be written; allowed: a folder, or nothing")
         Path(path).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as e:
         allowed = "an existing folder or one that can be made"
         raise BadInput(f"--out {path}: cannot be written ({e.strerror}); allowed: {allowed}") from None
-
-
-# --------------------------------------------------------------------------- what nothing can be learnt from
 
 
 def check_learnable(split, config, model, jobs):

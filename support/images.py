@@ -36,9 +36,6 @@ class ImageFiles:
         return ImageFiles([self.paths[int(i)] for i in kept], self.border, self.workers)
 
 
-# -------------------------------------------------------------------------------------------- one picture
-
-
 def read_image(path, border=0):
     """An image file -> RGB, less `border` pixels on each side. Raises BadInput, which names the file.
 
@@ -73,9 +70,6 @@ def to_8_bits(values, mode):
     elif low >= 0 and high <= 1:
         low, high = 0, 1
     return np.round((values - low) / max(high - low, 1e-12) * 255).astype(np.uint8)
-
-
-# --------------------------------------------------------------------------------------------- batches
 
 
 class Batches(torch.utils.data.Dataset):

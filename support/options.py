@@ -8,17 +8,7 @@ import typing
 from support.errors import BadInput
 
 # What an evaluation of a trained model still asks of the reader; all else is in its drm.json.
-OF_EVALUATION = (
-    "eval_only",
-    "dataset",
-    "data_root",
-    "model",
-    "beta",
-    "device",
-    "precision",
-    "workers",
-    "out",
-)
+OF_EVALUATION = "eval_only dataset data_root model beta device precision workers out".split()
 
 
 def option(default, help, low=-math.inf, high=math.inf, choices=None, group=None):
@@ -36,9 +26,6 @@ def kind_of(field):
 
 def flag(name):
     return "--" + name.replace("_", "-")
-
-
-# ------------------------------------------------------------------------------------------------ values
 
 
 def checked(value, field):
@@ -92,9 +79,7 @@ def complete(config, recipes):
 def check_evaluation(config):
     """--eval-only takes what decided the training from the model. Raises BadInput for other options."""
     if not str(config.model).startswith("local-dir:"):
-        raise BadInput(
-            f"--eval-only --model {config.model}: allowed: local-dir:FOLDER, a model that a run left"
-        )
+        raise BadInput(f"--eval-only --model {config.model}: allowed: local-dir:FOLDER, which a run left")
     for field in dataclasses.fields(config):
         if field.name not in OF_EVALUATION and getattr(config, field.name) != field.default:
             allowed = ", ".join(flag(name) for name in OF_EVALUATION[1:])
@@ -111,26 +96,19 @@ def check_together(config):
         parts = f"--accumulate {config.accumulate}"
         raise BadInput(f"{parts}: only 1 with a contrastive loss, which needs the whole batch at once")
     for name, values in (("--sweep", (config.lam, *config.sweep)), ("--alpha", config.alpha)):
-        if len({f"{value:g}" for value in values}) < len(
-            set(values)
-        ):  # tables and folders could not tell them apart
+        if len({f"{value:g}" for value in values}) < len(set(values)):  # as tables and folders show them
             raise BadInput(f"{name} {' '.join(map(repr, values))}: allowed: values that differ in six digits")
 
 
-# ------------------------------------------------------------------------------------------ the command line
-
-
-class Parser(argparse.ArgumentParser):
-    """One that raises BadInput instead of printing a usage and ending the process."""
-
-    def error(self, message):
-        raise BadInput(message)
+def refuse(message):
+    raise BadInput(message)
 
 
 def command_line(config_class, argv, program, description, of_recipe=None):
-    """Words of a command line -> config. `of_recipe`: defaults to show where a recipe decides. Raises BadInput."""
+    """Words of a command line -> config. `of_recipe`: defaults where a recipe decides. Raises BadInput."""
     form = argparse.RawDescriptionHelpFormatter
-    parser = Parser(prog=program, description=description, formatter_class=form, allow_abbrev=False)
+    parser = argparse.ArgumentParser(program, None, description, formatter_class=form, allow_abbrev=False)
+    parser.error = refuse  # in one line, without the usage
     group = parser
     for field in dataclasses.fields(config_class):
         if field.metadata["group"]:
@@ -152,7 +130,7 @@ def help_of(field, recipe):
     notes = []
     if field.metadata["choices"] and ":" not in field.metadata["help"]:
         notes.append("|".join(field.metadata["choices"]))
-    if default not in (None, (), False):
+    if default is not None and default is not False and default != ():
         shown = " ".join(map(str, default)) if isinstance(default, tuple) else str(default)
         notes.append(f"default {shown}" + (" for toy" if field.default is None else ""))
     return (field.metadata["help"] + (f" [{'; '.join(notes)}]" if notes else "")).replace("%", "%%")

@@ -32,11 +32,11 @@ def show(report, out):
     pictures = {"tradeoff.png": plot_tradeoff} if has_tradeoff(report) else {}
     if any(history[-1]["epoch"] > 1 for history in histories_of(report, out).values()):
         pictures["history.png"] = plot_history
-    written = ", ".join(str(out / name) for name in ("results.json", *pictures))
-    print_lines(*table(report), *notes(report), f"written: {written}")
+    print_lines(*table(report), *notes(report))
     for name, draw in pictures.items():
         figure = draw(report, out)
         write(out / name, lambda path, figure=figure: figure.savefig(path, dpi=150, format="png"))
+    print_lines("written: " + ", ".join(str(out / name) for name in ("results.json", *pictures)))
 
 
 def make(rows, setup):
@@ -59,9 +59,6 @@ def make_folders(out, jobs):
             make_folder(model_folder(out, **about_job(job)), "model")
 
 
-# ------------------------------------------------------------------------------------ said during a run
-
-
 def say_what_was_read(dataset, data):
     """Sizes and names, which domains are shifted, and groups without images."""
     for name, split in data.tests.items():
@@ -78,8 +75,6 @@ def say_what_was_read(dataset, data):
 def say_what_is_to_come(setup, jobs, steps):
     """Device, precision, and the work ahead."""
     device = next(setup.zero_shot.parameters()).device
-    if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32 where autocast is off: evaluation
     precision = pick_precision(setup.config.precision, device)
     log(f"device {device}, precision {precision}; {len(jobs)} trainings of {steps} steps")
 
@@ -100,15 +95,10 @@ def say_quality(quality):
     """How good core targets are."""
     if quality is None:
         return
-    said = (
-        f"core targets `{quality['estimator']}`: the true class gets {quality['true_class']:.3f} on average"
-    )
+    said = f"core targets `{quality['estimator']}`: the true class gets {quality['true_class']:.3f}"
     if quality.get("kl_from_oracle") is not None:
         said += f"; KL(oracle || targets) {quality['kl_from_oracle']:.3f} nats"
     log(said)
-
-
-# ------------------------------------------------------------------------------------------------ table
 
 
 def row_name(row):
@@ -212,9 +202,6 @@ def notes(report):
     return lines + ["log losses in nats; ± is the standard deviation over seeds"]
 
 
-# --------------------------------------------------------------------------------------------- pictures
-
-
 def has_tradeoff(report):
     """There is none where no shifted domain has a metric."""
     domains = list(report["results"][0]["domains"].values())
@@ -227,10 +214,17 @@ def plot_tradeoff(report, _=None):
     grouped, (first, *_, last) = by_name(report["results"]), report["results"][0]["domains"]
     id_metric, ood_metric = report["about"]["metrics"]
     here, there = (domain.replace("$", r"\$") for domain in (first, last))  # no mathematics
+    mean_name = f"ood_mean_{ood_metric}"
     risk = "worst-domain risk: log loss (nats), lower is better", lambda r: r["summary"]["worst_log_loss"]
-    mean = f"mean out-of-distribution {words(ood_metric)} (%)", ood_mean_of(ood_metric)
-    inside = f"in-distribution {words(id_metric)}, `{here}` (%)", domain_of(first, id_metric)
-    shifted = f"{words(ood_metric)} under shift, `{there}` (%)", domain_of(last, ood_metric)
+    mean = f"mean out-of-distribution {words(ood_metric)} (%)", lambda r: 100 * r["summary"][mean_name]
+    inside = (
+        f"in-distribution {words(id_metric)}, `{here}` (%)",
+        lambda r: 100 * r["domains"][first][id_metric],
+    )
+    shifted = (
+        f"{words(ood_metric)} under shift, `{there}` (%)",
+        lambda r: 100 * r["domains"][last][ood_metric],
+    )
     figure = new_figure(11, 5.4)
     left, right = figure.subplots(1, 2)
     legend = draw_panel(left, grouped, risk, mean)
@@ -254,14 +248,6 @@ def new_figure(width, height):
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def ood_mean_of(metric):
-    return lambda row: 100 * row["summary"][f"ood_mean_{metric}"]
-
-
-def domain_of(domain, metric):
-    return lambda row: 100 * row["domains"][domain][metric]
-
-
 def draw_panel(axes, grouped, x, y):
     """One panel; x and y are (name, function of a row) -> {name in the legend: what is drawn}."""
     legend, path_of_lambda = {}, []
@@ -272,12 +258,8 @@ def draw_panel(axes, grouped, x, y):
         if method == "zero-shot":
             series, marker = name, ZERO_SHOT.get(rows[0]["beta"], (None, marker))[1]
         wise = method != "zero-shot" and alpha < 1  # small and hollow
-        look = {
-            "color": colour,
-            "markerfacecolor": "white" if wise else colour,
-            "markersize": 5 if wise else 9,
-        }
-        drawn = axes.errorbar(at_x, at_y, sd_y, sd_x, fmt=marker, linewidth=1, zorder=3, **look)
+        look = {"markerfacecolor": "white" if wise else colour, "markersize": 5 if wise else 9, "zorder": 3}
+        drawn = axes.errorbar(at_x, at_y, sd_y, sd_x, fmt=marker, color=colour, linewidth=1, **look)
         legend.setdefault(series + ", WiSE-FT" * wise, drawn)
         if method in ("erm", "drm", "wrm") and alpha == 1:
             path_of_lambda.append((math.inf if method == "wrm" else rows[0]["lam"], at_x, at_y))
@@ -299,7 +281,8 @@ def histories_of(report, out):
     histories = {}
     for row in report["results"]:
         file = model_folder(out, **row) / "model" / "history.csv"
-        if row["method"] != "zero-shot" and file.is_file():
+        trained = row["method"] != "zero-shot" and not report["config"].get("eval_only")
+        if trained and file.is_file():
             name = f"{row_name(row | {'alpha': 1})}, seed {row['seed']}"
             histories[name, METHODS[row["method"]][1]] = read_history(file)
     return histories
@@ -309,9 +292,7 @@ def plot_history(report, out):
     """Each training's loss, its two terms, and what validation said, over the epochs -> Figure."""
     titles = {"loss": "loss", "erm_loss": "ERM term", "wrm_loss": "WRM term", "validation": "validation"}
     histories = histories_of(report, out)
-    measured = [
-        name for name in titles if any(row[name] for history in histories.values() for row in history)
-    ]
+    measured = [name for name in titles if any(row[name] for own in histories.values() for row in own)]
     figure, handles = new_figure(3.4 * len(measured), 4), {}
     for axes, column in zip(figure.subplots(1, len(measured)), measured):
         for (name, colour), history in histories.items():

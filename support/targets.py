@@ -35,9 +35,7 @@ def ranges(affinity, n, n_classes):
     """The 1st and 99th percentile of each class's affinities over the n images -> (C,) each."""
     everything = torch.arange(n)
     low_and_high = []
-    for columns in torch.arange(n_classes).split(
-        max(1, 2**24 // n)
-    ):  # torch.quantile takes 2**24 values at once
+    for columns in torch.arange(n_classes).split(max(1, 2**24 // n)):  # torch.quantile takes no more
         some = affinity(everything, columns)  # (N, some of C)
         low_and_high.append(some.quantile(some.new_tensor([0.01, 0.99]), dim=0))
     return torch.cat(low_and_high, 1)

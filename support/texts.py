@@ -18,12 +18,12 @@ from support.errors import BadInput, find, first_of, log, twice
 from support.weights import count_tokens
 
 # Words that mostly tell of a place, a time or a doing instead of the thing.
-CONTEXT = set(
-    """background habitat forest forests woodland woodlands jungle savanna savannah grassland grasslands meadow
-    meadows desert deserts ocean oceans sea lake lakes pond ponds swamp swamps marsh marshes shore shoreline
-    sky snow snowy weather rain rainy sunny sunset night nocturnal daytime dusk dawn often usually typically
-    commonly found lives living inhabits native endemic seen swimming flying walking perched grazing hunting
-    photo photograph picture image viewed scene surroundings surrounded behavior behaviour""".split()
+CONTEXT = frozenset(
+    """background habitat forest forests woodland woodlands jungle savanna savannah grassland grasslands
+    meadow meadows desert deserts ocean oceans sea lake lakes pond ponds swamp swamps marsh marshes shore
+    shoreline sky snow snowy weather rain rainy sunny sunset night nocturnal daytime dusk dawn often usually
+    typically commonly found lives living inhabits native endemic seen swimming flying walking perched grazing
+    hunting photo photograph picture image viewed scene surroundings surrounded behavior behaviour""".split()
 )
 FILLER = set("a an the of with and or in on to its it is that by at from for as into has two one".split())
 ALIKE = 0.85  # of their words are shared by two texts that are nearly the same
@@ -61,16 +61,11 @@ def pairs_of(texts):
     return [(key, text) for key, own in texts.items() for text in own]
 
 
-# --------------------------------------------------------------------------------------------- reading
-
-
 def read_bytes(path):
     try:
         return find(path).read_bytes()
     except OSError as e:
-        raise BadInput(
-            f"--descriptions {path}: cannot be read ({e.strerror}); allowed: a JSON file"
-        ) from None
+        raise BadInput(f"--descriptions {path}: cannot be read ({e.strerror}); allowed: JSON") from None
 
 
 def read_descriptions(raw, classes=None):
@@ -108,7 +103,7 @@ def read_descriptions(raw, classes=None):
     for key, entry in entries.items():
         if key not in classes:
             problems.append(Problem(True, "extra", key, "no class of the data"))
-        names[key], texts[key], wrong = read_entry(key, entry, classes.get(key, key))
+        names[key], texts[key], wrong = read_entry(key, entry, classes.get(key, key).replace("_", " "))
         problems += wrong
     for key, other, text in alike(pairs_of(texts)):
         problems.append(Problem(True, "equal texts", key, f"also of {other}: {text[:60]!r}"))
@@ -129,7 +124,7 @@ def read_entry(key, entry, name):
     if isinstance(entry, dict):
         own = entry.get("name", name)
         if isinstance(own, str) and own.strip():
-            name = own
+            name = " ".join(own.split())
         else:
             problems.append(Problem(True, "name", key, f"{str(own)[:60]!r}; allowed: a text"))
         entry = entry.get("descriptions")
@@ -164,19 +159,14 @@ def load_descriptions(path, classes):
 
 
 def prompts_of(config, classes):
-    """The prompts of a run -> {"default": {key: [texts]}, "concept": {key: [texts]}}, ordered as the labels.
-
-    Raises BadInput. Equal default prompts are told, not refused: the descriptions may tell the classes apart.
-    """
+    """The prompts of a run -> {"default": {key: [texts]}, "concept": {key: [texts]}}. Raises BadInput."""
     if config.descriptions is None:
         allowed = "a JSON file, see descriptions/toy.json for the form"
         raise BadInput(f"--descriptions: {config.dataset} needs them; allowed: {allowed}")
     names, descriptions = load_names_and_descriptions(config.descriptions, classes)
     default = {key: [t.replace("{}", name) for t in config.template] for key, name in names.items()}
     for key, other, text in alike([(key, prompts[0]) for key, prompts in default.items()]):
-        log(
-            f"classes {other!r} and {key!r} have one default prompt, {text!r}: that head cannot tell them apart"
-        )
+        log(f"{other!r} and {key!r} have one default prompt, {text!r}: that head cannot tell them apart")
     return {"default": default, "concept": dict(zip(classes, descriptions))}
 
 
@@ -189,10 +179,7 @@ def saved_prompts(saved, classes, config):
 
 
 def read_classes(path):
-    """Classes (key -> name) of a file. Raises BadInput.
-
-    JSON (a description file, a list, or key: name), or one a line, with a tab between key and name if they differ.
-    """
+    """Classes (key -> name) of a file: JSON, or a line each (key, or key, tab, name). Raises BadInput."""
     try:
         raw = Path(path).read_bytes()
         text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
@@ -224,12 +211,8 @@ def classes_in(content, unique):
     """JSON of any of the forms above -> key -> name."""
     if isinstance(content, list):
         return unique([(key, key) for key in content])
-    classes = content.get("classes", content)
-    classes = {key: e.get("name", key) if isinstance(e, dict) else e for key, e in classes.items()}
-    return {key: key if isinstance(name, list) else name for key, name in classes.items()}
-
-
-# -------------------------------------------------------------------------------------------- checking
+    classes = {key: key if isinstance(e, list) else e for key, e in content.get("classes", content).items()}
+    return {key: e.get("name", key) if isinstance(e, dict) else e for key, e in classes.items()}
 
 
 def check(path, classes=None, tokenizer=None):
@@ -286,24 +269,16 @@ def words_of(text):
     return [w for w in re.findall(r"[a-z0-9]+", text.lower()) if w not in FILLER]
 
 
-# ------------------------------------------------------------------------------------------- comparing
-
-
 def in_numbers(path):
     """A description file in numbers -> {what: value}."""
     tokenizer, classes = open_clip.get_tokenizer("ViT-B-32"), read_classes(find(path))
     texts = [text for own in load_descriptions(path, classes) for text in own]
     tokens = [count_tokens(tokenizer, text) for text in texts]
     kinds = Counter(problem.kind for problem in check(path))
-    return {
-        "classes": len(classes),
-        "texts": len(texts),
-        "words a text": statistics.fmean(len(text.split()) for text in texts),
-        "tokens a text": statistics.fmean(tokens),
-        "longest, in tokens": max(tokens),
-        "context words": kinds["context word"],
-        "class names in texts": kinds["class name"],
-    }
+    numbers = {"classes": len(classes), "texts": len(texts)}
+    numbers["words a text"] = statistics.fmean(len(text.split()) for text in texts)
+    numbers |= {"tokens a text": statistics.fmean(tokens), "longest, in tokens": max(tokens)}
+    return numbers | {"context words": kinds["context word"], "class names in texts": kinds["class name"]}
 
 
 def shared_words(a, b):

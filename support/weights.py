@@ -16,18 +16,16 @@ from torch.func import functional_call
 
 from support.errors import BadInput, find, log, read_json
 
-# ------------------------------------------------------------------------------------ device and precision
-
 
 def pick_device(name):
     """A name such as "cuda:1", or "auto" -> torch.device. Raises BadInput for one that is not there."""
     there = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     there += ["mps"] * torch.backends.mps.is_available() + ["cpu"]
-    if name == "auto":
-        return torch.device(there[0])
-    if name not in there and not (name == "cuda" and torch.cuda.is_available()):
+    if name != "auto" and name not in there and not (name == "cuda" and torch.cuda.is_available()):
         raise BadInput(f"--device {name}: not on this machine; allowed: auto, {', '.join(there)}")
-    return torch.device(name)
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")  # TF32 where autocast is off: evaluation
+    return torch.device(there[0] if name == "auto" else name)
 
 
 def pick_precision(name, device):
@@ -35,9 +33,7 @@ def pick_precision(name, device):
     if name == "auto" and device.type == "cuda":  # before Ampere, bf16 is emulated and slow
         return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp16"
     if name == "fp16" and device.type != "cuda":
-        raise BadInput(
-            f"--precision fp16: needs a CUDA GPU, not {device.type}; allowed here: auto, fp32, bf16"
-        )
+        raise BadInput(f"--precision fp16: needs a CUDA GPU, not {device.type}; allowed: auto, fp32, bf16")
     return "fp32" if name == "auto" else name
 
 
@@ -54,14 +50,11 @@ def mixed_precision(name, device):
     return Half(autocast, torch.amp.GradScaler(device.type, enabled=name == "fp16"))
 
 
-# -------------------------------------------------------------------------------------------------- texts
-
-
 def count_tokens(tokenizer, text):
     """The tokens of a text, with its start and end, however many the model reads."""
     if isinstance(tokenizer, open_clip.SimpleTokenizer):
         return len(tokenizer.encode(text)) + 2
-    own = len(tokenizer.tokenizer(text).input_ids)  # Hugging Face's, with the start and end of the model
+    own = len(tokenizer.tokenizer(tokenizer.clean_fn(text)).input_ids)  # Hugging Face's, with start and end
     return own + (tokenizer.tokenizer_mode == "clips")  # which puts a class token behind the padding
 
 
@@ -70,9 +63,7 @@ def check_lengths(tokenizer, texts, source):
     for text in texts:
         n, room = count_tokens(tokenizer, text), tokenizer.context_length
         if n > room:
-            raise BadInput(
-                f"{source}: a text of {n} tokens, {text[:60]!r}...; this model reads {room} at most"
-            )
+            raise BadInput(f"{source}: a text of {n} tokens, {text[:60]!r}...; it reads {room} at most")
 
 
 def encode_text(model, tokens):
@@ -99,21 +90,15 @@ def encode_text(model, tokens):
     return torch.cat(features)[order.argsort()]  # (T, D)
 
 
-# ------------------------------------------------------------------------------------------------ loading
-
-
 def load_clip(model, pretrained=None, device="cpu"):
     """An open_clip model with its tokenizer -> (model in eval mode and float32, tokenizer). Raises BadInput.
 
-    `model` is a name such as "ViT-B-16" (then `pretrained` is a tag or a file), "local-dir:FOLDER" or
-    "hf-hub:OWNER/NAME".
+    `model`: a name such as "ViT-B-16" (`pretrained`: a tag or a file), local-dir:FOLDER or hf-hub:OWNER/NAME.
     """
     if ":" not in model:
         state, activation = find_weights(model, pretrained)
     elif pretrained:
-        raise BadInput(
-            f"--pretrained {pretrained}: --model {model} has its own weights; leave --pretrained out"
-        )
+        raise BadInput(f"--pretrained {pretrained}: --model {model} has its own weights; leave it out")
     else:
         state, (model, activation) = None, find_folder(model)
     logging.disable(logging.CRITICAL)  # what matters of open_clip's log is said by the exception
@@ -123,9 +108,7 @@ def load_clip(model, pretrained=None, device="cpu"):
     except ImportError as e:
         what = f"a package that is not installed ({e}); pip install transformers"
         raise BadInput(f"--model {model}: its tokenizer or text tower needs {what}") from None
-    except (
-        Exception
-    ) as e:  # damaged weights, another shape, no network: open_clip and the hub raise many kinds
+    except Exception as e:  # damaged weights, another shape, no network: many kinds are raised
         raise BadInput(f"--model {model}: open_clip cannot load it: {str(e)[:300] or repr(e)}") from None
     finally:
         logging.disable(logging.NOTSET)
@@ -144,9 +127,7 @@ def find_folder(model):
         return model, None
     folder = find(model.removeprefix("local-dir:"))
     if not os.path.isfile(folder / "open_clip_config.json"):
-        raise BadInput(
-            f"--model {model}: no open_clip_config.json there; allowed: a folder that open_clip saved"
-        )
+        raise BadInput(f"--model {model}: no open_clip_config.json; allowed: a folder that open_clip saved")
     about = read_json(folder / "drm.json") if os.path.isfile(folder / "drm.json") else {}
     return f"local-dir:{folder}", about.get("quick_gelu")
 
@@ -227,15 +208,10 @@ def read_weights(path):
     return state, True if any(marker is not None for marker in markers) else None
 
 
-# ------------------------------------------------------------------------------------------------- saving
-
-
 def save_clip(folder, model, tokenizer, about):
     """A model as a folder that open_clip loads with local-dir:, and `about` beside it as drm.json."""
     folder.mkdir(parents=True)
-    prepare = {
-        key: value for key, value in open_clip.get_model_preprocess_cfg(model).items() if key != "size"
-    }
+    prepare = {k: v for k, v in open_clip.get_model_preprocess_cfg(model).items() if k != "size"}
     config = {"model_cfg": model.model_cfg, "preprocess_cfg": prepare}  # the size is the model's
     about = about | {"quick_gelu": model.model_cfg["quick_gelu"]}
     for name, content in (("open_clip_config.json", config), ("drm.json", about)):

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
-"""What DRM costs: ratios of time and memory, measured side by side on the machine at hand. Not part of the test run.
+"""What DRM costs: ratios of time and memory, side by side on the machine at hand. No part of the test run.
 
     python tests/bench.py                          all of it (on two cores, have lunch)
     python tests/bench.py --only drm_vs text       the parts whose names begin so
     python tests/bench.py --json ratios.json       and {"name": {"ratio": ...}} to a file
 
-The model is open_clip's ViT-B/32 with random weights, on which no time depends. What is compared takes turns in one process, so that
-a slow minute is everyone's, and a ratio is that of the fastest of each. Steps are those of drm_min.train itself. On a GPU the same runs there.
+The model is open_clip's ViT-B/32 with random weights, on which no time depends. What is compared takes turns
+in one process, so that a slow minute is everyone's; a ratio is that of the fastest of each. Steps are those
+of drm_min.train itself. On a GPU the same runs there.
 """
+
 import argparse
 import contextlib
 import io
@@ -29,12 +31,14 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-import drm_min  # noqa: E402
-from describe import write
-from files import DATASETS, prepared_batches
+import drm_min
+from support.errors import write_json
+from support.images import ImageFiles, image_batches
+from support.weights import encode_text, pick_device
 
-DEVICE = drm_min.pick_device("auto")
-ERM, DRM = 0.0, 1.0  # lambda
+DEVICE = pick_device("auto")
+ERM = drm_min.Job("erm", 0, ("default",), 0.0, 1.0)
+DRM = drm_min.Job("drm", 0, ("default", "concept"), 1.0, 0.5, "softmax")
 
 
 def clock():
@@ -44,8 +48,11 @@ def clock():
 
 
 def fastest(rounds, **runs):
-    """-> {name: seconds}, the fastest of `rounds` turns, as whatever else the machine does only adds. A run that returns a list of seconds has timed itself and left out its first steps;
-    any other is timed from its second turn on."""
+    """-> {name: seconds}, the fastest of `rounds` turns, as whatever else the machine does only adds.
+
+    A run that returns a list of seconds has timed itself and left out its first steps; any other is timed
+    from its second turn on.
+    """
     seconds, themselves = {name: [] for name in runs}, set()
     for i in range(rounds + 1):
         for name, run in runs.items():
@@ -66,22 +73,25 @@ def new_model():
     return open_clip.create_model("ViT-B-32").to(DEVICE)
 
 
-def classes_in(texts):
-    return int(texts[0].owner.max()) + 1
+def classes_in(prompts):
+    return int(prompts.default.owner.max()) + 1
 
 
-def texts_of(dataset, classes=None):
-    """(default, concept) texts of a data set's first classes, with its own template and descriptions."""
-    recipe, tokenizer = DATASETS[dataset], open_clip.get_tokenizer("ViT-B-32")
-    entries = list(json.loads((ROOT / recipe["descriptions"]).read_text(encoding="utf-8"))["classes"].values())[:classes]
-    default = [[template.replace("{}", entry["name"]) for template in recipe["template"]] for entry in entries]
-    return tuple(drm_min.tokenize(tokenizer, of_head, device=DEVICE) for of_head in (default, [e["descriptions"] for e in entries]))
+def prompts_of(dataset, classes=None):
+    """Prompts of a data set's first classes, with its own template and descriptions."""
+    recipe, tokenizer = drm_min.RECIPES[dataset], open_clip.get_tokenizer("ViT-B-32")
+    content = json.loads((ROOT / recipe["descriptions"]).read_text(encoding="utf-8"))
+    entries = list(content["classes"].values())[:classes]
+    default = [[t.replace("{}", entry["name"]) for t in recipe["template"]] for entry in entries]
+    concept = [entry["descriptions"] for entry in entries]
+    return drm_min.Prompts(*(drm_min.tokenize(tokenizer, own, device=DEVICE) for own in (default, concept)))
 
 
 def a_batch(classes, size):
-    """Images (B, 3, 224, 224) as uint8 and labels (B,), evenly of all classes or, where there are more classes, of B of them."""
+    """Images (B, 3, 224, 224), uint8, and labels (B,), evenly of all classes or, with more, of B of them."""
     g = torch.Generator().manual_seed(0)
-    return torch.randint(256, (size, 3, 224, 224), generator=g, dtype=torch.uint8), torch.randperm(max(classes, size), generator=g)[:size] % classes
+    images = torch.randint(256, (size, 3, 224, 224), generator=g, dtype=torch.uint8)
+    return images, torch.randperm(max(classes, size), generator=g)[:size] % classes
 
 
 def autocast():
@@ -96,30 +106,38 @@ def prepared(model, images):
     return (images.to(DEVICE).float() / 255 - mean) / std
 
 
-def our_steps(texts, lam, form="ce", size=32, steps=4, **options):
+def our_steps(prompts, job, loss="ce", size=32, steps=4, **options):
     """drm_min.train for some steps on a model of its own -> seconds of each step from the third on."""
-    images, labels = a_batch(classes_in(texts), size)
-    targets = torch.full((size, classes_in(texts)), 1 / classes_in(texts), device=DEVICE)
-    config = drm_min.Config(epochs=steps, batch_size=size, lr=1e-5, weight_decay=0.2, **options)
+    images, labels = a_batch(classes_in(prompts), size)
+    targets = torch.full((size, classes_in(prompts)), 1 / classes_in(prompts), device=DEVICE)
+    config = drm_min.Config(
+        epochs=steps, batch_size=size, lr=1e-5, weight_decay=0.2, select="best", **options
+    )
     ends = []
 
-    def score(_):  # called after each epoch, here one step; ever lower, so that only the first has its weights copied
+    def score(
+        _,
+    ):  # after each epoch, here one step; ever lower, so that only the first has its weights copied
         ends.append(clock())
         return -len(ends)
 
+    split = drm_min.Split(images, labels, crop=1.0)
     with contextlib.redirect_stderr(io.StringIO()):
-        drm_min.train(new_model(), drm_min.Split(images, labels), *texts, lambda batch: targets[batch], config, lam, form, 0, score=score)
+        drm_min.train(
+            new_model(), split, prompts, targets.__getitem__, job._replace(loss=loss), config, score
+        )
     return [b - a for a, b in zip(ends[1:], ends[2:])] or [ends[1] - ends[0]]
 
 
-def plain_flyp_steps(texts, size=32, steps=4):
-    """FLYP's step written the usual way: 77 tokens of text for every image, a pass of each tower, AdamW as it comes."""
-    model, (images, labels) = new_model(), a_batch(classes_in(texts), size)
-    optimizer, identity, ends = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.2), torch.arange(size, device=DEVICE), []
+def plain_flyp_steps(prompts, size=32, steps=4):
+    """FLYP's step in the usual way: 77 tokens of text an image, a pass of each tower, AdamW as it comes."""
+    model, (images, labels) = new_model(), a_batch(classes_in(prompts), size)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.2)
+    identity, ends = torch.arange(size, device=DEVICE), []
     model.train()
     for _ in range(steps):
         with autocast():
-            x, t, scale = model(prepared(model, images), texts[0].tokens[labels])[:3]  # (B, D), (B, D)
+            x, t, scale = model(prepared(model, images), prompts.default.tokens[labels])[:3]  # (B, D), (B, D)
         logits = scale * x.float() @ t.float().T  # (B, B)
         loss = (F.cross_entropy(logits, identity) + F.cross_entropy(logits.T, identity)) / 2
         optimizer.zero_grad()
@@ -132,23 +150,34 @@ def plain_flyp_steps(texts, size=32, steps=4):
 
 # Each part is a generator of lines: name, ratio (None where it is no ratio), and what was measured.
 
+
 def drm_vs(rounds):
-    toy, fmow = texts_of("toy"), texts_of("fmow", 8)
-    s = fastest(rounds, flyp=lambda: plain_flyp_steps(toy), erm=lambda: our_steps(toy, ERM), drm=lambda: our_steps(toy, DRM),
-                long_erm=lambda: our_steps(fmow, ERM), long_drm=lambda: our_steps(fmow, DRM))
-    yield "drm_vs_flyp", s["drm"] / s["flyp"], f"a step: DRM {s['drm']:.2f} s, plain FLYP {s['flyp']:.2f} s; 8 classes (toy), batch 32"
-    yield "drm_vs_erm", s["drm"] / s["erm"], f"a step: DRM {s['drm']:.2f} s, our ERM {s['erm']:.2f} s; the same"
-    yield "drm_vs_flyp, long texts", s["long_drm"] / s["flyp"], f"DRM {s['long_drm']:.2f} s; the first 8 classes of FMoW, texts of up to 34 tokens"
-    yield "drm_vs_erm, long texts", s["long_drm"] / s["long_erm"], f"DRM {s['long_drm']:.2f} s, ERM {s['long_erm']:.2f} s; the same"
+    toy, fmow = prompts_of("toy"), prompts_of("fmow", 8)
+    s = fastest(
+        rounds,
+        flyp=lambda: plain_flyp_steps(toy),
+        erm=lambda: our_steps(toy, ERM),
+        drm=lambda: our_steps(toy, DRM),
+        long_erm=lambda: our_steps(fmow, ERM),
+        long_drm=lambda: our_steps(fmow, DRM),
+    )
+    said = {name: f"{seconds:.2f} s" for name, seconds in s.items()}
+    short = f"a step: DRM {said['drm']}, plain FLYP {said['flyp']}; 8 classes (toy), batch 32"
+    yield "drm_vs_flyp", s["drm"] / s["flyp"], short
+    yield "drm_vs_erm", s["drm"] / s["erm"], f"a step: DRM {said['drm']}, our ERM {said['erm']}; the same"
+    long = f"DRM {said['long_drm']}; the first 8 classes of FMoW, texts of up to 34 tokens"
+    yield "drm_vs_flyp, long texts", s["long_drm"] / s["flyp"], long
+    both = f"DRM {said['long_drm']}, ERM {said['long_erm']}; the same"
+    yield "drm_vs_erm, long texts", s["long_drm"] / s["long_erm"], both
 
 
 def split_of_a_step(rounds):
     """Where a step's time goes."""
-    texts, model = texts_of("toy"), new_model()
+    prompts, model = prompts_of("toy"), new_model()
     images, labels = a_batch(8, 32)
     x = prepared(model, images)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-    heads = [drm_min.build_head(model, of_head).detach().requires_grad_() for of_head in texts]
+    heads = [drm_min.build_head(model, texts).detach().requires_grad_() for texts in prompts]
     targets, labels = torch.full((32, 8), 1 / 8, device=DEVICE), labels.to(DEVICE)
     kept = {}
 
@@ -157,65 +186,80 @@ def split_of_a_step(rounds):
             kept["features"] = drm_min.image_features(model, x).float()
 
     def text():
-        for of_head in texts:
+        for texts in prompts:
             with autocast():
-                head = drm_min.build_head(model, of_head)
+                head = drm_min.build_head(model, texts)
             head.float().sum().backward()
 
     def loss():
         leaf = kept["features"].detach().requires_grad_()
-        drm_min.dual_loss(leaf, *heads, drm_min.logit_scale(model), labels, targets, DRM).backward()
+        total, _, _ = drm_min.dual_loss(leaf, *heads, drm_min.logit_scale(model), labels, targets)
+        total.backward()
         kept["gradient"] = leaf.grad
 
-    s = fastest(rounds, forward=forward, loss=loss, backward=lambda: kept["features"].backward(kept["gradient"]), text=text,
-                optimizer=optimizer.step)
+    def backward():
+        kept["features"].backward(kept["gradient"])
+
+    runs = dict(forward=forward, loss=loss, backward=backward, text=text, optimizer=optimizer.step)
+    s = fastest(rounds, **runs)
     whole = sum(s.values())
-    for name, what in (("forward", "image forward"), ("backward", "image backward"), ("text", "text, both heads, forward and backward"),
-                       ("loss", "dual loss"), ("optimizer", "AdamW")):
+    names = dict(forward="image forward", backward="image backward", loss="dual loss", optimizer="AdamW")
+    names["text"] = "text, both heads, forward and backward"
+    for name, what in names.items():
         yield f"share of a DRM step: {what}", s[name] / whole, f"{s[name]:.3f} s of {whole:.2f} s"
 
 
 def classes(rounds):
-    for dataset, form, how, said in (
-            ("cifar10", "ce", {}, ""), ("fmow", "ce", {}, ""), ("iwildcam", "ce", {}, ""),
-            ("imagenet", "ce", dict(grad_checkpointing=True, steps=2), " --grad-checkpointing"), ("imagenet", "flyp", {}, ""),
-            ("imagenet", "flyp", dict(draw_texts=True), " --draw-texts")):
-        texts = texts_of(dataset)
-        s = fastest(1, erm=lambda: our_steps(texts, ERM, form, **dict(steps=3) | how), drm=lambda: our_steps(texts, DRM, form, **dict(steps=3) | how))
-        yield (f"drm_vs_erm, {classes_in(texts)} classes, --loss {form}{said}", s["drm"] / s["erm"],
-               f"DRM {s['drm']:.2f} s, ERM {s['erm']:.2f} s; {dataset}, batch 32")
+    checkpointed = dict(grad_checkpointing=True, steps=2)
+    for dataset, loss, how, said in (
+        ("cifar10", "ce", {}, ""),
+        ("fmow", "ce", {}, ""),
+        ("iwildcam", "ce", {}, ""),
+        ("imagenet", "ce", checkpointed, " --grad-checkpointing"),
+        ("imagenet", "flyp", {}, ""),
+    ):
+        prompts, how = prompts_of(dataset), dict(steps=3) | how
+
+        def steps(job, prompts=prompts, loss=loss, how=how):
+            return our_steps(prompts, job, loss, **how)
+
+        s = fastest(1, erm=lambda steps=steps: steps(ERM), drm=lambda steps=steps: steps(DRM))
+        name = f"drm_vs_erm, {classes_in(prompts)} classes, --loss {loss}{said}"
+        yield name, s["drm"] / s["erm"], f"DRM {s['drm']:.2f} s, ERM {s['erm']:.2f} s; {dataset}, batch 32"
 
 
 def two_heads_vs_two_passes(rounds):
-    texts, model = texts_of("toy"), new_model().eval()
+    prompts, model = prompts_of("toy"), new_model().eval()
     split = drm_min.Split(*a_batch(8, 256))
 
     @torch.no_grad()
     def two_passes():
-        for of_head in texts:
-            head = drm_min.build_head(model, of_head)
+        for texts in prompts:
+            head, scale = drm_min.build_head(model, texts), drm_min.logit_scale(model)
             for images in split.images.split(128):
-                (drm_min.logit_scale(model) * drm_min.image_features(model, prepared(model, images)) @ head.T).softmax(1)
+                (scale * drm_min.image_features(model, prepared(model, images)) @ head.T).softmax(1)
 
-    s = fastest(rounds, one=lambda: drm_min.predict(model, split, *texts), two=two_passes)
-    yield "two_heads_vs_two_passes", s["one"] / s["two"], f"256 images: {s['one']:.2f} s against {s['two']:.2f} s"
+    s = fastest(rounds, one=lambda: drm_min.predict(model, split, prompts), two=two_passes)
+    said = f"256 images: {s['one']:.2f} s against {s['two']:.2f} s"
+    yield "two_heads_vs_two_passes", s["one"] / s["two"], said
 
 
 def text_trimmed_vs_full(rounds):
     for dataset, n in (("toy", 8), ("fmow", 8), ("imagenet", 50)):
-        texts, model = texts_of(dataset, n), new_model()
+        prompts, model = prompts_of(dataset, n), new_model()
 
-        def trimmed():
-            for of_head in texts:
-                drm_min.encode_text(model, of_head.tokens).sum().backward()
+        def trimmed(prompts=prompts, model=model):
+            for texts in prompts:
+                encode_text(model, texts.tokens).sum().backward()
 
-        def full():
-            for of_head in texts:
-                model.encode_text(of_head.tokens, normalize=True).sum().backward()
+        def full(prompts=prompts, model=model):
+            for texts in prompts:
+                model.encode_text(texts.tokens, normalize=True).sum().backward()
 
         s = fastest(rounds, trimmed=trimmed, full=full)
-        yield ("text_trimmed_vs_full" + (f", {dataset}" if dataset != "toy" else ""), s["trimmed"] / s["full"],
-               f"both heads' texts of {n} classes, forward and backward: {s['trimmed']:.2f} s against {s['full']:.2f} s")
+        name = "text_trimmed_vs_full" + (f", {dataset}" if dataset != "toy" else "")
+        said = f"forward and backward: {s['trimmed']:.2f} s against {s['full']:.2f} s"
+        yield name, s["trimmed"] / s["full"], f"both heads' texts of {n} classes, {said}"
 
 
 def peak_of(what, *args):
@@ -227,14 +271,15 @@ def peak_of(what, *args):
 def peak():
     if DEVICE.type == "cuda":
         return torch.cuda.max_memory_allocated()
-    if os.path.exists("/proc/self/status"):  # there, getrusage also counts the process that this one came from
+    if os.path.exists("/proc/self/status"):  # getrusage also counts the parent
         return 1024 * int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
     import resource
+
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def peak_of_training(lam):
-    our_steps(texts_of("toy"), lam)
+def peak_of_training(job):
+    our_steps(prompts_of("toy"), job)
     return peak()
 
 
@@ -243,9 +288,12 @@ def peak_of_core_targets(estimator):
     g = torch.Generator().manual_seed(0)
     features = torch.empty(n, size, dtype=torch.float16, device=DEVICE)
     for part in torch.arange(n).split(100_000):
-        features[part] = F.normalize(torch.randn(len(part), size, generator=g), dim=1).half().to(DEVICE)
-    head, labels, before, start = F.normalize(torch.randn(classes, size, generator=g), dim=1).to(DEVICE), torch.arange(n, device=DEVICE) % classes, peak(), clock()
-    targets = drm_min.core_targets(estimator, features, labels, head, torch.tensor(100.0, device=DEVICE))
+        some = F.normalize(torch.randn(len(part), size, generator=g), dim=1)
+        features[part] = some.half().to(DEVICE)
+    head = F.normalize(torch.randn(classes, size, generator=g), dim=1).to(DEVICE)
+    labels, scale = torch.arange(n, device=DEVICE) % classes, torch.tensor(100.0, device=DEVICE)
+    before, start = peak(), clock()
+    targets = drm_min.core_targets(estimator, features, labels, head, scale)
     ready = clock() - start
     for batch in torch.randperm(n, generator=g)[:51_200].split(512):
         assert targets(batch).shape == (512, classes)
@@ -254,40 +302,45 @@ def peak_of_core_targets(estimator):
 
 def memory(rounds):
     erm, drm = peak_of(peak_of_training, ERM), peak_of(peak_of_training, DRM)
-    yield "memory_drm_vs_erm", drm / erm, f"peak of a process that trains: DRM {drm / 2**30:.2f} GiB, ERM {erm / 2**30:.2f} GiB; 8 classes (toy), batch 32"
+    peaks = f"DRM {drm / 2**30:.2f} GiB, ERM {erm / 2**30:.2f} GiB"
+    yield "memory_drm_vs_erm", drm / erm, f"peak of a process that trains: {peaks}; 8 classes (toy), batch 32"
+    features, table = 1_280_000 * 512 * 2, 1_280_000 * 1000 * 4  # bytes
     for estimator in ("softmax", "label"):
-        before, after, ready, a_batch_ = peak_of(peak_of_core_targets, estimator)
-        yield (f"core targets of ImageNet's size, {estimator}", (after - before) / (1_280_000 * 1000 * 4),
-               f"{(after - before) / 2**30:.2f} GiB beside the features' {1_280_000 * 512 * 2 / 2**30:.2f}, where N x C would take "
-               f"{1_280_000 * 1000 * 4 / 2**30:.2f}; ready in {ready:.0f} s, then {1000 * a_batch_:.1f} ms a batch of 512")
+        before, after, ready, of_batch = peak_of(peak_of_core_targets, estimator)
+        beside = f"{(after - before) / 2**30:.2f} GiB beside the features' {features / 2**30:.2f}"
+        times = f"ready in {ready:.0f} s, then {1000 * of_batch:.1f} ms a batch of 512"
+        said = f"{beside}, where N x C would take {table / 2**30:.2f}; {times}"
+        yield f"core targets of ImageNet's size, {estimator}", (after - before) / table, said
 
 
 def loader(rounds):
     model, n = new_model(), 256
     with tempfile.TemporaryDirectory() as folder:
-        noise = torch.randint(256, (n, 3, 24, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        g = torch.Generator().manual_seed(0)
+        noise = torch.randint(256, (n, 3, 24, 32), dtype=torch.uint8, generator=g)
         paths = [f"{folder}/{i}.jpg" for i in range(n)]
-        for path, pixels in zip(paths, noise):  # as large as ImageNet's on average, smooth enough to be as many bytes
-            Image.fromarray(pixels.permute(1, 2, 0).numpy()).resize((500, 375), Image.BICUBIC).save(path, quality=90)
-        split = drm_min.Split(paths, torch.zeros(n, dtype=torch.int64))
+        for path, pixels in zip(paths, noise):  # as large as ImageNet's, and as many bytes
+            image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+            image.resize((500, 375), Image.BICUBIC).save(path, quality=90)
 
         def read(workers):
-            for _ in prepared_batches(model, split, torch.arange(n).split(32), workers, 0):
+            split = drm_min.Split(ImageFiles(paths, workers=workers), torch.zeros(n, dtype=torch.int64))
+            for _ in image_batches(model, split, torch.arange(n).split(32), 0):
                 pass
 
-        step = min(our_steps(texts_of("toy"), DRM))
-        for workers in (0, 1, 2, 4, 8)[:4 if (os.cpu_count() or 1) < 8 else 5]:
-            s = fastest(rounds, read=lambda: read(workers))
-            rate = n / s["read"]
-            yield (f"images a second, {workers} workers", None, f"{rate:.0f}; a step here takes {32 / step:.1f}, so training would "
-                   + ("wait" if rate < 32 / step else "not wait"))
+        step = min(our_steps(prompts_of("toy"), DRM))
+        for workers in (0, 1, 2, 4, 8)[: 4 if (os.cpu_count() or 1) < 8 else 5]:
+            rate = n / fastest(rounds, read=lambda workers=workers: read(workers))["read"]
+            waits = "wait" if rate < 32 / step else "not wait"
+            said = f"{rate:.0f}; a step here takes {32 / step:.1f}, so training would {waits}"
+            yield f"images a second, {workers} workers", None, said
 
 
 def choices(rounds):
     """What might pay, each against what drm_min does."""
     model = new_model()
     x = prepared(model, a_batch(8, 32)[0])
-    plain, fused = (torch.optim.AdamW(model.parameters(), lr=1e-5, **how) for how in (dict(), dict(fused=True)))
+    plain, fused = (torch.optim.AdamW(model.parameters(), lr=1e-5, **how) for how in ({}, {"fused": True}))
     channels_last, compiled = new_model().to(memory_format=torch.channels_last), new_model()
     compiled.visual = torch.compile(compiled.visual)
 
@@ -296,46 +349,60 @@ def choices(rounds):
             with autocast():
                 features = tower.encode_image(pictures, normalize=True)
             features.float().sum().backward()
+
         return run
 
-    s = fastest(rounds, plain=towards(model, x), last=towards(channels_last, x.contiguous(memory_format=torch.channels_last)),
-                compiled=towards(compiled, x))
-    yield "channels_last", s["last"] / s["plain"], f"image tower, forward and backward: {s['last']:.2f} s against {s['plain']:.2f} s"
-    yield "compile", s["compiled"] / s["plain"], f"image tower compiled: {s['compiled']:.2f} s against {s['plain']:.2f} s"
+    last = towards(channels_last, x.contiguous(memory_format=torch.channels_last))
+    s = fastest(rounds, plain=towards(model, x), last=last, compiled=towards(compiled, x))
+    said = f"image tower, forward and backward: {s['last']:.2f} s against {s['plain']:.2f} s"
+    yield "channels_last", s["last"] / s["plain"], said
+    said = f"image tower compiled: {s['compiled']:.2f} s against {s['plain']:.2f} s"
+    yield "compile", s["compiled"] / s["plain"], said
     s = fastest(rounds, plain=plain.step, fused=fused.step)
-    yield "fused_adamw", s["fused"] / s["plain"], f"AdamW on {sum(p.numel() for p in model.parameters()) / 1e6:.0f} M weights: {s['fused']:.3f} s against {s['plain']:.3f} s"
+    size = f"{sum(p.numel() for p in model.parameters()) / 1e6:.0f} M weights"
+    said = f"AdamW on {size}: {s['fused']:.3f} s against {s['plain']:.3f} s"
+    yield "fused_adamw", s["fused"] / s["plain"], said
 
 
 def toy_job(rounds):
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        subprocess.run([sys.executable, str(ROOT / "drm_min.py"), "--out", folder], check=True, capture_output=True)
+        command = [sys.executable, str(ROOT / "drm_min.py"), "--out", folder]
+        subprocess.run(command, check=True, capture_output=True)
         yield "toy job", None, f"{time.perf_counter() - start:.1f} s with imports, all of `python drm_min.py`"
 
 
-PARTS = (drm_vs, split_of_a_step, classes, two_heads_vs_two_passes, text_trimmed_vs_full, memory, loader, choices, toy_job)
+PARTS = (
+    *(drm_vs, split_of_a_step, classes, two_heads_vs_two_passes, text_trimmed_vs_full, memory, loader),
+    *(choices, toy_job),
+)
 
 
 def main(argv=None):
+    names = ", ".join(part.__name__ for part in PARTS)
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--only", nargs="+", metavar="PART", help="parts whose names begin so: " + ", ".join(p.__name__ for p in PARTS))
+    parser.add_argument("--only", nargs="+", metavar="PART", help=f"parts whose names begin so: {names}")
     parser.add_argument("--json", metavar="FILE", help='write {"name": {"ratio": ...}} too')
     parser.add_argument("--rounds", type=int, default=2, metavar="N", help="turns that count [default: 2]")
     args = parser.parse_args(argv)
-    parts = [p for p in PARTS if not args.only or any(p.__name__.startswith(only) for only in args.only)]
+    wanted = tuple(args.only or [""])
+    parts = [part for part in PARTS if part.__name__.startswith(wanted)]
     if not parts:
-        parser.error(f"--only {' '.join(args.only)}: unknown; allowed: {', '.join(p.__name__ for p in PARTS)}")
-    device = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
-    print(f"{device}; torch {torch.__version__}, open_clip {open_clip.__version__}; Python {platform.python_version()}\n", flush=True)
+        parser.error(f"--only {' '.join(args.only)}: unknown; allowed: {names}")
+    cpu = f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+    device = torch.cuda.get_device_name() if DEVICE.type == "cuda" else cpu
+    versions = f"torch {torch.__version__}, open_clip {open_clip.__version__}"
+    print(f"{device}; {versions}; Python {platform.python_version()}\n", flush=True)
     print(f"| {'name':45} | ratio | measured |\n|{'-' * 47}|-------|----------|", flush=True)
     ratios = {}
     for part in parts:
         for name, ratio, measured in part(args.rounds):
-            print(f"| {name:45} | {'' if ratio is None else f'{ratio:.2f}':5} | {measured} |", flush=True)
+            shown = "" if ratio is None else f"{ratio:.2f}"
+            print(f"| {name:45} | {shown:5} | {measured} |", flush=True)
             if ratio is not None:
                 ratios[name] = dict(ratio=round(ratio, 4), measured=measured)
     if args.json:
-        write(args.json, lambda path: path.write_text(json.dumps(ratios, indent=1) + "\n", encoding="utf-8"))
+        write_json(args.json, ratios)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""The notebooks: they run from everywhere, are saved as they should be, and their exercises tell right from wrong."""
-import concurrent.futures
+"""The notebooks run from everywhere and are saved as run; their exercises tell right from wrong."""
+
 import contextlib
 import copy
+import functools
 import io
 import json
 import os
@@ -12,9 +13,9 @@ import sys
 import nbclient
 import nbformat
 import pytest
+from conftest import ROOT
 
 import drm_min
-from conftest import ROOT
 from notebooks import make_exercises, record
 
 FOLDER = ROOT / "notebooks"
@@ -30,17 +31,31 @@ def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
+def has_tag(cell, tag):
+    return tag in cell.metadata.get("tags", [])
+
+
+def outputs(notebook):
+    """(id of the cell, output), in order."""
+    return [(cell.id, output) for cell in code_cells(notebook) for output in cell.outputs]
+
+
 def printed(notebook):
-    return [output.text for cell in code_cells(notebook) for output in cell.outputs if output.output_type == "stream"]
+    return [output.text for _, output in outputs(notebook) if output.output_type == "stream"]
 
 
-# ------------------------------------------------------------------------------------------- exercises from solutions
+# ------------------------------------------------------------------------------- exercises from solutions
+
 
 def test_exercises_have_drifted_from_the_solutions():
     made, kept = make_exercises.make(read("solutions.ipynb")), read("exercises.ipynb")
-    assert (kept.metadata, kept.nbformat, kept.nbformat_minor) == (made.metadata, made.nbformat, made.nbformat_minor)
-    parts = [[(cell.id, cell.cell_type, cell.metadata, cell.source) for cell in notebook.cells] for notebook in (kept, made)]
-    assert parts[0] == parts[1], "run python notebooks/make_exercises.py"
+    for what in ("metadata", "nbformat", "nbformat_minor"):
+        assert kept[what] == made[what]
+
+    def parts(notebook):
+        return [(cell.id, cell.cell_type, cell.metadata, cell.source) for cell in notebook.cells]
+
+    assert parts(kept) == parts(made), "run python notebooks/make_exercises.py"
 
 
 def test_an_answer_is_left_in_the_exercises():
@@ -48,44 +63,51 @@ def test_an_answer_is_left_in_the_exercises():
     for gap in make_exercises.answers(exercises):
         assert re.fullmatch(r' *raise NotImplementedError\("\w+"\)\n', gap)
     for cell in solutions.cells:
-        assert ("exercise" in cell.metadata.get("tags", [])) == (cell.cell_type == "code" and "# --- your answer" in cell.source)
-    assert not [cell for cell in exercises.cells if "solution-only" in cell.metadata.get("tags", [])]
+        with_gap = cell.cell_type == "code" and "# --- your answer" in cell.source
+        assert has_tag(cell, "exercise") == with_gap
+    assert not [cell for cell in exercises.cells if has_tag(cell, "solution-only")]
     assert len(exercises.cells) < len(solutions.cells)
 
 
 def test_every_exercise_says_its_points_minutes_and_hint():
     notebook = read("exercises.ipynb")
-    tasks = [cell.source for cell in notebook.cells if cell.cell_type == "markdown" and cell.source.startswith("## Exercise")]
+    texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    tasks = [source for source in texts if source.startswith("## Exercise")]
     for n, (points, source) in enumerate(zip(POINTS, tasks, strict=True), 1):
         assert re.match(rf"## Exercise {n}: .*\({points} points, \d+ minutes\)\n", source)
     hints = [cell.source for cell in notebook.cells if "<summary>Hint</summary>" in cell.source]
-    assert len(hints) == 8 and all(re.search(r"<details><summary>Hint</summary>\n\n.+\n\n</details>", hint, re.S) for hint in hints)
-    assert re.findall(r"with exercise\((\d), points=(\d)\)", "\n".join(cell.source for cell in code_cells(notebook))) == [
-        (str(n), str(points)) for n, points in enumerate(POINTS, 1)]
+    assert len(hints) == 8
+    for hint in hints:
+        assert re.search(r"<details><summary>Hint</summary>\n\n.+\n\n</details>", hint, re.S)
+    code = "\n".join(cell.source for cell in code_cells(notebook))
+    checks = re.findall(r"with exercise\((\d), points=(\d)\)", code)
+    assert checks == [(str(n), str(points)) for n, points in enumerate(POINTS, 1)]
 
 
 def test_filling_a_gap_gives_the_solution_back():
     solutions, exercises = read("solutions.ipynb"), read("exercises.ipynb")
     filled = make_exercises.fill(exercises, make_exercises.answers(solutions))
-    sources = [cell.source for cell in solutions.cells if "solution-only" not in cell.metadata.get("tags", [])]
+    sources = [cell.source for cell in solutions.cells if not has_tag(cell, "solution-only")]
     assert [cell.source for cell in filled.cells] == sources
 
 
-# ------------------------------------------------------------------------------------- answers, right and wrong, checked
+# ---------------------------------------------------------------------- answers, right and wrong, checked
+
 
 @pytest.fixture(scope="module")
 def attempt():
-    """attempt(n, answer) -> what the check of exercise n prints. The unfilled notebook runs once, in this process."""
+    """attempt(n, answer) -> what the check of exercise n prints. The unfilled notebook runs once, here."""
     cells, namespace, said = code_cells(read("exercises.ipynb")), {}, io.StringIO()
     make_exercises.RESULTS.clear()
-    with contextlib.chdir(FOLDER) if hasattr(contextlib, "chdir") else contextlib.nullcontext(), contextlib.redirect_stdout(said):
+    in_folder = contextlib.chdir(FOLDER) if hasattr(contextlib, "chdir") else contextlib.nullcontext()
+    with in_folder, contextlib.redirect_stdout(said):
         for cell in cells:
             exec(compile(cell.source, f"<{cell.id}>", "exec"), namespace)
     gaps = [i for i, cell in enumerate(cells) if make_exercises.ANSWER.search(cell.source)]
     checks = [i for i, cell in enumerate(cells) if "with exercise(" in cell.source]
 
     def attempt(n, answer):
-        with_answer = nbformat.v4.new_notebook(cells=copy.deepcopy(cells[gaps[n - 1]:checks[n - 1] + 1]))
+        with_answer = nbformat.v4.new_notebook(cells=copy.deepcopy(cells[gaps[n - 1] : checks[n - 1] + 1]))
         with contextlib.redirect_stdout(io.StringIO()) as said:
             for cell in make_exercises.fill(with_answer, [answer]).cells:
                 exec(compile(cell.source, f"<{cell.id}>", "exec"), namespace)
@@ -96,44 +118,61 @@ def attempt():
 
 
 def test_unfilled_exercises_crash_or_give_points(attempt):
-    names = ["head_of", "dual_risk", "contrastive", "mixture", "estimate", "predict_present", "choose", "broken_descriptions"]
+    names = (
+        "head_of dual_risk contrastive mixture estimate predict_present choose broken_descriptions".split()
+    )
     lines = [line for line in attempt.unfilled.splitlines() if "exercise" in line]
     for n, (line, name, points) in enumerate(zip(lines, names, POINTS, strict=True), 1):
-        assert line.startswith(f"✗ exercise {n} (0 of {points} points): {name} is still empty. Write it between")
+        assert line.startswith(
+            f"✗ exercise {n} (0 of {points} points): {name} is still empty. Write it between"
+        )
     assert attempt.unfilled.rstrip().endswith("total: 0 of 24 points")
 
 
 @pytest.mark.parametrize("n", range(1, 9))
 def test_a_solution_is_rejected(attempt, n):
     said = attempt(n, make_exercises.answers(read("solutions.ipynb"))[n - 1])
-    assert said.rstrip().splitlines()[-1] == f"✓ exercise {n} ({POINTS[n - 1]} of {POINTS[n - 1]} points)", said
+    assert said.rstrip().splitlines()[-1] == f"✓ exercise {n} ({POINTS[n - 1]} of {POINTS[n - 1]} points)", (
+        said
+    )
 
 
 OTHER_RIGHT = {  # written otherwise than the solutions
-    1: ["""
+    1: [
+        """
         e, size = model.encode_text(tokens, normalize=True), int(owner.max()) + 1
         sums = torch.zeros(size, e.shape[1]).index_add(0, owner, e)
-        return sums / (sums * sums).sum(1, keepdim=True).sqrt()"""],
-    2: ["""
+        return sums / (sums * sums).sum(1, keepdim=True).sqrt()"""
+    ],
+    2: [
+        """
         q_s = (scale * f @ default_head.T).log_softmax(-1)
         q_w = (scale * f @ concept_head.T).log_softmax(-1)
         total = 0
         for i in range(len(f)):
             total = total - q_s[i, labels[i]] - lam * (p_c[i] * q_w[i]).sum()
-        return total / len(f)"""],
-    3: ["""
+        return total / len(f)"""
+    ],
+    3: [
+        """
         T = torch.as_tensor(targets)
         by_row = T / T.sum(dim=1)[:, None]
         by_column = T / T.sum(dim=0)[None, :]
         a = -(by_row * logits.log_softmax(1)).sum(1).mean()
         b = -(by_column * logits.log_softmax(0)).sum(0).mean()
-        return 0.5 * a + 0.5 * b"""],
-    4: ["""
+        return 0.5 * a + 0.5 * b"""
+    ],
+    4: [
+        """
         beta = 1 / (1 + lam)
-        return torch.lerp(p_c, p_s, beta), -math.log(1 - beta), -math.log(beta)""", """
+        return torch.lerp(p_c, p_s, beta), -math.log(1 - beta), -math.log(beta)""",
+        """
         both = p_s + lam * p_c
-        return both / both.sum(-1, keepdim=True), torch.tensor(1 + 1 / lam).log(), torch.tensor(1.0 + lam).log()"""],
-    5: ["""
+        q = both / both.sum(-1, keepdim=True)
+        return q, torch.tensor(1 + 1 / lam).log(), torch.tensor(1.0 + lam).log()""",
+    ],
+    5: [
+        """
         import numpy as np
         a, y, s = A.double().numpy(), labels.numpy(), float(scale)
 
@@ -148,28 +187,39 @@ OTHER_RIGHT = {  # written otherwise than the solutions
         left, right = 0.1, 100.0
         for _ in range(60):  # thirds of an interval, as the loss is convex in k
             third = (right - left) / 3
-            loss = [-np.log(softmax(k * u)[np.arange(len(y)), y]).mean() for k in (left + third, right - third)]
+            ks = left + third, right - third
+            loss = [-np.log(softmax(k * u)[np.arange(len(y)), y]).mean() for k in ks]
             left, right = (left, right - third) if loss[0] < loss[1] else (left + third, right)
-        return softmax(left * u)"""],
-    6: ["""
+        return softmax(left * u)"""
+    ],
+    6: [
+        """
         p = 0
         for weight, logits in ((beta, default_logits), (1 - beta, concept_logits)):
             p = p + weight * logits.masked_fill(~present, -math.inf).softmax(1)
-        return p[:, present]""", """
+        return p[:, present]""",
+        """
         kept = [logits.softmax(1)[:, present] for logits in (default_logits, concept_logits)]
         a, b = (q / q.sum(1, keepdim=True) for q in kept)  # each head's rows, before mixing
-        return beta * a + (1 - beta) * b"""],
-    7: ["""
+        return beta * a + (1 - beta) * b""",
+    ],
+    7: [
+        """
         import numpy as np
         lams = sorted(validation, reverse=True)
         accuracy = np.array([np.mean(validation[lam]) for lam in lams])
-        return lams[int(np.argmax(accuracy > accuracy.max() - 0.01))]"""],
-    8: ["""
-        return {thing: [f"a photo of a {things[i - 2]}."] for i, thing in enumerate(things)}""", """
+        return lams[int(np.argmax(accuracy > accuracy.max() - 0.01))]"""
+    ],
+    8: [
+        """
+        return {thing: [f"a photo of a {things[i - 2]}."] for i, thing in enumerate(things)}""",
+        """
         swapped = dict(core)
         for a, b in zip(things[::2], things[1::2]):
             swapped[a], swapped[b] = core[b], core[a]
-        return swapped"""]}
+        return swapped""",
+    ],
+}
 
 
 @pytest.mark.parametrize("n, answer", [(n, answer) for n, of_n in OTHER_RIGHT.items() for answer in of_n])
@@ -192,41 +242,93 @@ def normalized(**changes):
 
 
 WRONG = [  # exercise, answer, what the message must say of it
-    (1, """
-        e = drm_min.encode_text(model, tokens)
-        return torch.stack([e[owner == c].mean(0) for c in range(8)])""", "bring each mean back to unit length"),
-    (1, """
-        e = drm_min.encode_text(model, tokens)
-        return torch.stack([e[owner == c][0] for c in range(8)])""", "only one text of a class"),
-    (1, """
-        e = drm_min.encode_text(model, tokens)
-        return F.normalize(e.view(8, -1, e.shape[1]).mean(1), dim=1)""", "Use owner"),
-    (1, """
+    (
+        1,
+        """
+        e = encode_text(model, tokens)
+        return torch.stack([e[owner == c].mean(0) for c in range(8)])""",
+        "bring each mean back to unit length",
+    ),
+    (
+        1,
+        """
+        e = encode_text(model, tokens)
+        return torch.stack([e[owner == c][0] for c in range(8)])""",
+        "only one text of a class",
+    ),
+    (
+        1,
+        """
+        e = encode_text(model, tokens)
+        return F.normalize(e.view(8, -1, e.shape[1]).mean(1), dim=1)""",
+        "Use owner",
+    ),
+    (
+        1,
+        """
         with torch.no_grad():
-            return drm_min.build_head(model, drm_min.Texts(tokens, owner))""", "no gradient reaches the text encoder"),
-    (1, """
+            return drm_min.build_head(model, drm_min.Texts(tokens, owner))""",
+        "no gradient reaches the text encoder",
+    ),
+    (
+        1,
+        """
         e = model.encode_text(tokens)
-        return F.normalize(torch.stack([e[owner == c].mean(0) for c in range(8)]), dim=1)""", "unit vectors before the mean"),
-    (2, "return F.cross_entropy(f @ default_head.T, labels) + lam * F.cross_entropy(f @ concept_head.T, p_c)", "scale is missing"),
-    (2, """
+        return F.normalize(torch.stack([e[owner == c].mean(0) for c in range(8)]), dim=1)""",
+        "unit vectors before the mean",
+    ),
+    (
+        2,
+        "return F.cross_entropy(f @ default_head.T, labels) + lam * F.cross_entropy(f @ concept_head.T, p_c)",
+        "scale is missing",
+    ),
+    (
+        2,
+        """
         wrm = F.cross_entropy(scale * f @ concept_head.T, p_c.argmax(1))
-        return F.cross_entropy(scale * f @ default_head.T, labels) + lam * wrm""", "made hard"),
-    (2, """
+        return F.cross_entropy(scale * f @ default_head.T, labels) + lam * wrm""",
+        "made hard",
+    ),
+    (
+        2,
+        """
         wrm = F.cross_entropy(scale * f @ default_head.T, p_c)
-        return F.cross_entropy(scale * f @ concept_head.T, labels) + lam * wrm""", "heads are exchanged"),
-    (2, """
+        return F.cross_entropy(scale * f @ concept_head.T, labels) + lam * wrm""",
+        "heads are exchanged",
+    ),
+    (
+        2,
+        """
         wrm = F.cross_entropy((scale * f @ concept_head.T).softmax(1), p_c)
-        return F.cross_entropy((scale * f @ default_head.T).softmax(1), labels) + lam * wrm""", "softmax taken twice"),
-    (2, "return drm_min.dual_loss(f, default_head, concept_head, scale, labels, p_c, lam).detach()", "no gradient"),
+        return F.cross_entropy((scale * f @ default_head.T).softmax(1), labels) + lam * wrm""",
+        "softmax taken twice",
+    ),
+    (
+        2,
+        "return drm_min.dual_loss(f, default_head, concept_head, scale, labels, p_c, lam)[0].detach()",
+        "no gradient",
+    ),
     (3, "return F.cross_entropy(logits, targets / targets.sum(1, keepdim=True))", "only the rows count"),
-    (3, """
+    (
+        3,
+        """
         T = targets / targets.sum(1, keepdim=True)
-        return (F.cross_entropy(logits, T) + F.cross_entropy(logits.T, T.T)) / 2""", "normalised along the rows"),
+        return (F.cross_entropy(logits, T) + F.cross_entropy(logits.T, T.T)) / 2""",
+        "normalised along the rows",
+    ),
     (3, "return 2 * drm_min.contrastive_loss(logits, targets)", "take their mean"),
-    (4, "return (lam * p_s + p_c) / (1 + lam), math.log(1 + 1 / lam), math.log(1 + lam)", "lambda belongs to p_c"),
-    (4, """
+    (
+        4,
+        "return (lam * p_s + p_c) / (1 + lam), math.log(1 + 1 / lam), math.log(1 + lam)",
+        "lambda belongs to p_c",
+    ),
+    (
+        4,
+        """
         q = ((p_s.log() + lam * p_c.log()) / (1 + lam)).softmax(1)
-        return q, math.log(1 + 1 / lam), math.log(1 + lam)""", "logarithms are mixed"),
+        return q, math.log(1 + 1 / lam), math.log(1 + lam)""",
+        "logarithms are mixed",
+    ),
     (4, "return (p_s + lam * p_c) / (1 + lam), math.log(1 + lam), math.log(1 + 1 / lam)", "exchanged"),
     (4, "return (p_s + lam * p_c) / (1 + lam), 0.1, 0.1", "do not hold"),
     (4, "return (p_s + lam * p_c) / (1 + lam), 5, 5", "do as well"),
@@ -239,44 +341,88 @@ WRONG = [  # exercise, answer, what the message must say of it
     (5, normalized(low=0.05, high=0.95), "not these percentiles"),
     (5, "return A.softmax(1)", "scale is missing"),
     (5, "return (scale * A).softmax(0)", "along the classes"),
-    (6, """
+    (
+        6,
+        """
         logits = beta * default_logits + (1 - beta) * concept_logits
-        return logits[:, present].softmax(1)""", "mix probabilities"),
-    (6, """
+        return logits[:, present].softmax(1)""",
+        "mix probabilities",
+    ),
+    (
+        6,
+        """
         p = beta * default_logits.softmax(1) + (1 - beta) * concept_logits.softmax(1)
-        return p[:, present]""", "dropped after the softmax"),
-    (6, """
+        return p[:, present]""",
+        "dropped after the softmax",
+    ),
+    (
+        6,
+        """
         p = beta * default_logits.softmax(1) + (1 - beta) * concept_logits.softmax(1)
-        return p[:, present] / p[:, present].sum(1, keepdim=True)""", "dropped after mixing"),
+        return p[:, present] / p[:, present].sum(1, keepdim=True)""",
+        "dropped after mixing",
+    ),
     (6, "return drm_min.mix(default_logits.softmax(1), concept_logits.softmax(1), beta)", "shape"),
-    (6, """
+    (
+        6,
+        """
         a, b = default_logits[:, present].softmax(1), concept_logits[:, present].softmax(1)
-        return beta * b + (1 - beta) * a""", "weights are exchanged"),
-    (7, "return max(validation, key=lambda lam: sum(validation[lam]) / len(validation[lam]))", "the most accurate"),
+        return beta * b + (1 - beta) * a""",
+        "weights are exchanged",
+    ),
+    (
+        7,
+        "return max(validation, key=lambda lam: sum(validation[lam]) / len(validation[lam]))",
+        "the most accurate",
+    ),
     (7, "return max(validation)", "costs"),
-    (7, """
+    (
+        7,
+        """
         mean = {lam: sum(a) / len(a) for lam, a in validation.items()}
-        return max(lam for lam in mean if mean[lam] > 0.99 * max(mean.values()))""", "1: 49.3 %"),
-    (7, """
+        return max(lam for lam in mean if mean[lam] > 0.99 * max(mean.values()))""",
+        "1: 49.3 %",
+    ),
+    (
+        7,
+        """
         last = {lam: accuracies[-1] for lam, accuracies in validation.items()}
-        return max(lam for lam in last if last[lam] > max(last.values()) - 0.01)""", "1 is larger and within a point"),
+        return max(lam for lam in last if last[lam] > max(last.values()) - 0.01)""",
+        "1 is larger and within a point",
+    ),
     (7, "return 1.0", ", none of the lambdas"),
-    (7, """
+    (
+        7,
+        """
         from notebooks.record import load, pick
-        ood = {lam: sum(row["splits"]["spurious"]["accuracy"] for row in pick(load()["rows"], name)) for name, lam in LAMBDAS.items()}
-        return max(ood, key=ood.get)""", "opens a file"),
-    (7, """
+        ood = {}
+        for name, lam in LAMBDAS.items():
+            ood[lam] = sum(row["splits"]["spurious"]["accuracy"] for row in pick(load()["rows"], name))
+        return max(ood, key=ood.get)""",
+        "opens a file",
+    ),
+    (
+        7,
+        """
         mean, chosen = {lam: sum(a) / len(a) for lam, a in sorted(validation.items())}, 0.0
         for lam in mean:
             if mean[lam] < max(mean.values()) - 0.01:
                 return chosen
-            chosen = lam""", "larger and within a point"),
+            chosen = lam""",
+        "larger and within a point",
+    ),
     (8, "return core", "still fit their things"),
     (8, "return {thing: ['a photo of something.'] for thing in things}", "all alike"),
-    (8, "return dict(zip(things, load_descriptions(root / 'descriptions/toy.context.json', dict(zip(things, things)))))",
-     "one thing for another"),
+    (
+        8,
+        """
+        names = dict(zip(things, things))
+        return dict(zip(things, load_descriptions(root / "descriptions/toy.context.json", names)))""",
+        "one thing for another",
+    ),
     (8, "return {thing: 'a photo of a fish.' for thing in things}", "a list"),
-    (8, "return core | {'ski': ['a very ' + 'long ' * 99]}", "tokens")]
+    (8, "return core | {'ski': ['a very ' + 'long ' * 99]}", "tokens"),
+]
 
 
 @pytest.mark.parametrize("n, answer, message", WRONG)
@@ -286,8 +432,17 @@ def test_a_wrong_answer_is_accepted_or_not_explained(attempt, n, answer, message
 
 
 @pytest.mark.parametrize("n", range(1, 9))
-@pytest.mark.parametrize("answer, message", [("pass", ""), ("return no_such_name", "NameError in"), ("return 'text'", ""), ("return {'a': [1]}", ""),
-                                             ("raise KeyError('lost')", "lost"), ("return 0.5 + None", "line")])
+@pytest.mark.parametrize(
+    "answer, message",
+    [
+        ("pass", ""),
+        ("return no_such_name", "NameError in"),
+        ("return 'text'", ""),
+        ("return {'a': [1]}", ""),
+        ("raise KeyError('lost')", "lost"),
+        ("return 0.5 + None", "line"),
+    ],
+)
 def test_a_fault_in_an_answer_crashes_the_check(attempt, n, answer, message):
     lines = attempt(n, answer).splitlines()
     assert len(lines) == 1 and lines[0].startswith(f"✗ exercise {n} (0 of") and message in lines[0], lines
@@ -303,8 +458,14 @@ def test_grading_stops_at_an_answer_that_is_no_python(tmp_path):
     given = make_exercises.answers(read("solutions.ipynb"))
     given[1], given[7] = "return f @ (", None
     nbformat.write(make_exercises.fill(read("exercises.ipynb"), given), tmp_path / "student.ipynb")
-    done = subprocess.run([sys.executable, FOLDER / "make_exercises.py", "--grade", tmp_path / "student.ipynb"], capture_output=True,
-                          text=True, encoding="utf-8", env=os.environ | {"PYTHONIOENCODING": "utf-8"}, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, FOLDER / "make_exercises.py", "--grade", tmp_path / "student.ipynb"],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+        cwd=tmp_path,
+    )
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert "not Python" in done.stdout and "✗ exercise 2 (0 of 3 points): NameError" in done.stdout
     assert done.stdout.rstrip().endswith("total: 18 of 24 points")
@@ -324,56 +485,78 @@ def test_a_check_that_has_not_been_run_is_counted(monkeypatch, capsys):
         raise AssertionError("not quite")
     make_exercises.total(exercises=4, points=10)
     assert capsys.readouterr().out.splitlines() == [
-        "✓ exercise 2 (3 of 3 points)", "✗ exercise 3 (0 of 3 points): not quite", "total: 3 of 10 points (not checked yet: 1, 4)"]
+        "✓ exercise 2 (3 of 3 points)",
+        "✗ exercise 3 (0 of 3 points): not quite",
+        "total: 3 of 10 points (not checked yet: 1, 4)",
+    ]
 
 
-# --------------------------------------------------------------------------------------------------- notebooks, executed
+# ------------------------------------------------------------------------------------ notebooks, executed
+
+
+LEFT_BY_TOOLS = (".git", ".venv", "runs", "__pycache__", ".pytest_cache", ".ruff_cache")
+
 
 def files():
-    """Every file of the repository but what tests and Python leave -> its size and time of change."""
+    """Every file of the repository but what tools leave -> its size and time of change."""
     found = {}
     for folder, below, names in os.walk(ROOT):
-        below[:] = [name for name in below if name not in (".git", ".venv", "runs", "__pycache__", ".pytest_cache")]
+        below[:] = [name for name in below if name not in LEFT_BY_TOOLS]
         for name in names:
             path = os.path.join(folder, name)
             found[path] = os.stat(path).st_size, os.stat(path).st_mtime_ns
     return found
 
 
+@functools.lru_cache
+def executed(name, place):
+    """A notebook, run from a folder; a second pass compares with the first, which is not run again."""
+    notebook = read(name)
+    options = {"timeout": 600, "kernel_name": "python3", "coalesce_streams": True}
+    where = {"metadata": {"path": str(place)}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        nbclient.NotebookClient(notebook, resources=where, **options).execute()
+    return notebook
+
+
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_notebook_does_not_run_from_the_root_and_from_its_folder(name, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-    def execute(place):
-        notebook = read(name)
-        nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", coalesce_streams=True,
-                                resources={"metadata": {"path": str(place)}}).execute()
-        return notebook
-
+def test_notebook_does_not_run_from_its_folder(name):
     before = files()
-    with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        in_root, in_folder = pool.map(execute, (ROOT, FOLDER))
-    for notebook in (in_root, in_folder):
-        assert faults(notebook) == []
-    assert printed(in_root) == printed(in_folder), "another place or another run, other numbers"
+    notebook = executed(name, FOLDER)
+    assert faults(notebook) == []
     if name in ("solutions.ipynb", "exercises.ipynb"):
-        assert printed(in_root)[-1].strip() == f"total: {24 if name == 'solutions.ipynb' else 0} of 24 points"
+        points = 24 if name == "solutions.ipynb" else 0
+        assert printed(notebook)[-1].strip() == f"total: {points} of 24 points"
+    assert files() == before, "a notebook writes to the repository"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebook_does_not_run_from_the_root_or_says_something_else_there(name):
+    before = files()
+    notebook = executed(name, ROOT)
+    assert faults(notebook) == []
+    same = printed(notebook) == printed(executed(name, FOLDER))
+    assert same, "another place or another run, other numbers"
     assert files() == before, "a notebook writes to the repository"
 
 
 def texts_of(output):
     """What an output says in words; pictures are left out."""
-    data = output.get("data", {})
-    return [str(output.get("text", "")), *(str(data[kind]) for kind in data if kind.startswith(("text/", "image/svg")))]
+    texts = [str(output.get("text", ""))]
+    for kind, content in output.get("data", {}).items():
+        if kind.startswith(("text/", "image/svg")):
+            texts.append(str(content))
+    return texts
 
 
 def faults(notebook):
     found = []
-    for cell in code_cells(notebook):
-        for output in cell.outputs:
-            if output.output_type == "error" or output.get("name") == "stderr":
-                found.append((cell.id, output))
-            found += [(cell.id, text) for text in texts_of(output) if re.search(r"Warning\b|Traceback", text)]
+    for cell_id, output in outputs(notebook):
+        if output.output_type == "error" or output.get("name") == "stderr":
+            found.append((cell_id, output))
+        found += [(cell_id, text) for text in texts_of(output) if re.search(r"Warning\b|Traceback", text)]
     return found
 
 
@@ -381,9 +564,9 @@ def faults(notebook):
 def test_notebook_is_not_saved_as_it_was_run(name):
     notebook = read(name)
     nbformat.validate(notebook)
-    cells = code_cells(notebook)
-    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1)), "run all, in order, then save"
-    assert any(cell.outputs for cell in cells) and faults(notebook) == []
+    counts = [cell.execution_count for cell in code_cells(notebook)]
+    assert counts == list(range(1, len(counts) + 1)), "run all, in order, then save"
+    assert outputs(notebook) and faults(notebook) == []
     assert notebook.metadata.kernelspec.name == "python3"
     assert (FOLDER / name).stat().st_size < 1.5e6
 
@@ -391,18 +574,21 @@ def test_notebook_is_not_saved_as_it_was_run(name):
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_notebook_names_a_place_on_its_author_s_computer(name):
     place = re.compile(r"(?<![\w.])/(?:home|root|tmp|work|opt|usr|Users|private)/|\b[A-Z]:\\\w")
-    for cell in read(name).cells:
-        for text in [cell.source, *(text for output in cell.get("outputs", []) for text in texts_of(output))]:
-            assert not place.search(text), cell.id
+    notebook = read(name)
+    texts = [(cell.id, cell.source) for cell in notebook.cells]
+    for cell_id, output in outputs(notebook):
+        texts += [(cell_id, text) for text in texts_of(output)]
+    assert [cell_id for cell_id, text in texts if place.search(text)] == []
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_notebook_has_a_cell_that_is_too_long(name):
-    long = [(cell.id, len(cell.source.splitlines())) for cell in code_cells(read(name)) if len(cell.source.splitlines()) > 20]
-    assert long == []
+    lines = {cell.id: len(cell.source.splitlines()) for cell in code_cells(read(name))}
+    assert {cell_id: n for cell_id, n in lines.items() if n > 20} == {}
 
 
-# --------------------------------------------------------------------------------------------------------------- records
+# ------------------------------------------------------------------------------------------------ records
+
 
 def test_recorded_numbers_are_of_other_inputs_than_the_repository_has():
     about, now = record.load()["about"], json.loads(json.dumps(record.inputs()))
@@ -418,6 +604,25 @@ def test_recorded_rows_are_not_all_there():
         record.pick(rows, "erm", beta=0.123)
 
 
+@pytest.mark.slow
+def test_recording_crashes_or_writes_another_form(tmp_path):
+    record.record(tmp_path, [0], {"wrm": record.TRAININGS["wrm"]}, epochs=1)
+    made, kept = record.load(tmp_path), record.load()
+    assert made["about"].keys() == kept["about"].keys()
+    assert [(quality["training"], quality["seed"]) for quality in made["core_targets"]] == [("wrm", 0)]
+    predictions = record.load_predictions(tmp_path)
+    assert (
+        list(predictions) == ["wrm"] and predictions["wrm"].keys() == record.load_predictions()["wrm"].keys()
+    )
+    for beta in record.BETAS:
+        for name, alpha in (("zero-shot", 0.0), ("wrm", 1.0)):
+            now, was = (record.pick(of["rows"], name, beta, alpha)[0] for of in (made, kept))
+            assert list(now) == list(was) and now["splits"].keys() == was["splits"].keys()
+            if name == "zero-shot":  # it is not trained, so it is the same
+                now, was = (row["splits"]["id"]["accuracy"] for row in (now, was))
+                assert now == pytest.approx(was, abs=1e-3)
+
+
 @pytest.mark.parametrize("name", record.WITH_PREDICTIONS)
 def test_recorded_predictions_and_metrics_disagree(name, toy):
     rows, predictions = record.load()["rows"], record.load_predictions()
@@ -425,6 +630,9 @@ def test_recorded_predictions_and_metrics_disagree(name, toy):
         row = record.pick(rows, name, beta)[0]
         for domain, split in toy.tests.items():
             again = drm_min.metrics(drm_min.mix(*predictions[name][domain], row["beta"]), split)
-            for metric in record.KEPT:  # in half precision a tie can tip: that of one or two images, of the 400 hidden ones too
-                tolerance = max(1e-3, 2.1 / again["n_" + metric[9:]]) if metric.startswith("accuracy_") else 1e-3
-                assert again[metric] == pytest.approx(row["splits"][domain][metric], abs=tolerance), (beta, domain, metric)
+            for metric in record.KEPT:
+                tolerance = 1e-3
+                if metric.startswith("accuracy_"):  # in half precision an image or two of a group can tip
+                    tolerance = max(tolerance, 2.1 / again["n_" + metric[9:]])
+                recorded = pytest.approx(row["splits"][domain][metric], abs=tolerance)
+                assert again[metric] == recorded, (beta, domain, metric)

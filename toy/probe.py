@@ -30,7 +30,5 @@ def sensitivity(path, n=2000):
     before = affinity(things, places)
     other_place = affinity(things, (places + shift) % world.C)
     other_thing = affinity((things + shift) % world.C, places)
-    return {
-        "background": (other_place - before).abs().mean().item(),
-        "foreground": (other_thing - before).abs().mean().item(),
-    }
+    background, foreground = ((other - before).abs().mean().item() for other in (other_place, other_thing))
+    return {"background": background, "foreground": foreground}

@@ -1,12 +1,14 @@
 """A toy world whose truth is known.
 
-32 x 32 pictures of eight things (the core features x_c) in front of eight places (the non-core features x_n). Nature
-pairs them: skis go with snow. A camera pairs them otherwise: skis with the forest. The label is the thing, so a picture
-whose thing is hidden says nothing about the label but through its place, and p(y | x_c) is known for every picture:
-one-hot when the thing is visible, uniform when it is hidden. That is the oracle no real benchmark has.
+32 x 32 pictures of eight things (the core features x_c) in front of eight places (the non-core features x_n).
+Nature pairs them: skis go with snow. A camera pairs them otherwise: skis with the forest. The label is the
+thing, so a picture whose thing is hidden says nothing about the label but through its place, and p(y | x_c)
+is known for every picture: one-hot when the thing is visible, uniform when it is hidden. That is the oracle
+no real benchmark has.
 
 `python toy/world.py` draws a sheet of it, toy/world.png.
 """
+
 import math
 from typing import NamedTuple
 
@@ -17,25 +19,29 @@ PLACES = ("snow", "sky", "sea", "forest", "street", "meadow", "reef", "desert")
 SIZE = 32
 C = len(THINGS)
 
-NATURE = tuple(range(C))                        # the place in which the web shows each thing: its own
-CAMERA = tuple((c + 3) % C for c in range(C))   # the place in front of which the downstream camera usually sees it
+# where the web shows each thing, in its own place, and where the downstream camera usually sees it
+NATURE = tuple(range(C))
+CAMERA = tuple((c + 3) % C for c in range(C))
 
-# domain -> (rho, share of visible things): the thing stands in its regular place with probability rho + (1 - rho) / C,
-# for rho = -1 never. Training, validation and test of `id` are drawn alike; the other three are only ever tested on.
+# domain -> (rho, share of visible things): the thing stands in its regular place with probability
+# rho + (1 - rho) / C, for rho = -1 never. Training, validation and test of `id` are drawn alike; the other
+# three are only ever tested on.
 DOMAINS = {"id": (0.8, 0.8), "dim": (0.8, 0.2), "neutral": (0.0, 0.8), "spurious": (-1.0, 0.8)}
 
 
 class Pictures(NamedTuple):
-    images: torch.Tensor   # (N, 3, 32, 32) uint8
-    things: torch.Tensor   # (N,) the label
-    places: torch.Tensor   # (N,)
+    images: torch.Tensor  # (N, 3, 32, 32) uint8
+    things: torch.Tensor  # (N,) the label
+    places: torch.Tensor  # (N,)
     visible: torch.Tensor  # (N,) bool
-    oracle: torch.Tensor   # (N, C) p(y | x_c)
+    oracle: torch.Tensor  # (N, C) p(y | x_c)
 
 
 def ceiling(domain):
-    """The best accuracy in a domain, even knowing which domain it is, for whoever cannot make out hidden things (their trace
-    of at most a tenth of the contrast, under the noise, leaves little)."""
+    """The best accuracy in a domain, even knowing which it is, for whoever cannot make out hidden things.
+
+    Their trace of at most a tenth of the contrast, under the noise, leaves little.
+    """
     rho, share_visible = DOMAINS[domain]
     place_alone = 1 / (C - 1) if rho < 0 else rho + (1 - rho) / C
     return share_visible + (1 - share_visible) * place_alone
@@ -44,8 +50,9 @@ def ceiling(domain):
 def draw(n, domain, generator, regular=CAMERA, noise=0.08, light=0.25):
     """Draw n pictures of a domain (a name, or a pair rho, share visible) as the camera sees them.
 
-    `regular[c]` is the place where thing c regularly stands. `noise` is the pixel noise (standard deviation, 1 = full
-    range) and `light` the strength of the camera's changes of brightness and tint. Labels are uniform in every domain.
+    `regular[c]` is the place where thing c regularly stands. `noise` is the pixel noise (standard deviation,
+    1 = full range) and `light` the strength of the camera's changes of brightness and tint. Labels are
+    uniform in every domain.
     """
     if n > 1000:  # in pieces that stay in the processor's cache: several times faster
         pieces = [draw(min(1000, n - i), domain, generator, regular, noise, light) for i in range(0, n, 1000)]
@@ -67,7 +74,7 @@ def draw(n, domain, generator, regular=CAMERA, noise=0.08, light=0.25):
 
 
 def paint(things, places, visible, generator, noise, light):
-    """Things (N,) over places (N,) -> uint8 images (N, 3, 32, 32). Colour, position, size, tilt and mirror are random."""
+    """Things (N,) over places (N,) -> uint8 images (N, 3, 32, 32) of random colour, position, size, tilt."""
     g, n = generator, len(things)
 
     def uniform(low, high, *shape):
@@ -78,7 +85,7 @@ def paint(things, places, visible, generator, noise, light):
     y, x = torch.meshgrid(axis, axis, indexing="ij")  # (32, 32), x to the right and y downwards, both -1..1
 
     background = _places(places, x, y, uniform)  # (N, 3, 32, 32)
-    # The colour that stands out most from the place among six random ones: clear to see, and nothing about the thing.
+    # The colour that stands out most from the place among six random ones: it says nothing about the thing.
     candidates = uniform(0.0, 1.0, 6, 3)
     gap = (candidates - background.mean((2, 3))[:, None]).norm(dim=-1)
     colour = candidates[torch.arange(n), gap.argmax(1)][:, :, None, None]  # (N, 3, 1, 1)
@@ -94,7 +101,7 @@ def paint(things, places, visible, generator, noise, light):
     distance = torch.empty(n, SIZE, SIZE)
     for c, shape in enumerate(_SHAPES):
         distance[things == c] = shape(u[things == c], v[things == c])
-    # Signed distance in pixels -> coverage: an edge one pixel wide, so that there are no jagged steps to learn from.
+    # Signed distance in pixels -> coverage: an edge one pixel wide, with no jagged steps to learn.
     coverage = (0.5 - distance * size[:, None, None] * SIZE / 2).clamp(0, 1)[:, None]
 
     images = background + (colour - background) * coverage * opacity[:, None, None, None]
@@ -176,16 +183,18 @@ def _cactus(u, v):
 _SHAPES = (_ski, _kite, _boat, _tent, _umbrella, _mushroom, _fish, _cactus)
 
 # Each place: two colours and the pattern that blends them, with a random phase and pitch.
-_COLOURS = torch.tensor([
-    [[0.97, 0.97, 1.00], [0.80, 0.82, 0.88]],   # snow
-    [[0.36, 0.60, 0.92], [0.66, 0.83, 1.00]],   # sky
-    [[0.02, 0.10, 0.40], [0.10, 0.30, 0.70]],   # sea
-    [[0.02, 0.12, 0.04], [0.08, 0.38, 0.14]],   # forest
-    [[0.28, 0.30, 0.33], [0.68, 0.66, 0.66]],   # street
-    [[0.45, 0.70, 0.18], [0.68, 0.88, 0.40]],   # meadow
-    [[0.00, 0.38, 0.42], [0.35, 0.80, 0.80]],   # reef
-    [[0.93, 0.80, 0.50], [0.78, 0.60, 0.28]],   # desert
-])
+_COLOURS = torch.tensor(
+    [
+        [[0.97, 0.97, 1.00], [0.80, 0.82, 0.88]],  # snow
+        [[0.36, 0.60, 0.92], [0.66, 0.83, 1.00]],  # sky
+        [[0.02, 0.10, 0.40], [0.10, 0.30, 0.70]],  # sea
+        [[0.02, 0.12, 0.04], [0.08, 0.38, 0.14]],  # forest
+        [[0.28, 0.30, 0.33], [0.68, 0.66, 0.66]],  # street
+        [[0.45, 0.70, 0.18], [0.68, 0.88, 0.40]],  # meadow
+        [[0.00, 0.38, 0.42], [0.35, 0.80, 0.80]],  # reef
+        [[0.93, 0.80, 0.50], [0.78, 0.60, 0.28]],  # desert
+    ]
+)
 
 
 def _places(places, x, y, uniform):
@@ -194,14 +203,18 @@ def _places(places, x, y, uniform):
     pitch = uniform(0.8, 1.25)[:, None, None]
     cx, cy = uniform(-0.3, 0.3)[:, None, None], uniform(-0.3, 0.3)[:, None, None]
     patterns = (
-        lambda p, f, cx, cy: 0.5 + 0.5 * torch.sin(2 * f * (x + y) + p),                          # snow: soft drifts
-        lambda p, f, cx, cy: ((y + 1) / 2).expand(len(p), -1, -1) + 0.1 * torch.sin(f * x + p),   # sky: pale below
-        lambda p, f, cx, cy: 0.5 + 0.5 * torch.sin(11 * f * y + 1.5 * torch.sin(4 * x + p)),      # sea: waves
-        lambda p, f, cx, cy: 0.5 + 0.5 * torch.sin(10 * f * x + p) * torch.cos(2 * y + p),        # forest: trunks
-        lambda p, f, cx, cy: 0.5 + 2 * (torch.sin(7 * f * x + p) * torch.sin(7 * f * y + p)),     # street: slabs
-        lambda p, f, cx, cy: 0.5 + 0.5 * torch.sin(9 * f * (x + 0.6 * y) + p),                    # meadow: blades
-        lambda p, f, cx, cy: 0.5 + 0.5 * torch.sin(12 * f * ((x - cx) ** 2 + (y - cy) ** 2).sqrt() + p),  # reef: rings
-        lambda p, f, cx, cy: 0.5 + 0.5 * torch.sin(8 * f * y + 2.5 * torch.sin(2.5 * x + p)),     # desert: dunes
+        lambda p, f, cx, cy: 0.5 + 0.5 * torch.sin(2 * f * (x + y) + p),  # snow: soft drifts
+        lambda p, f, cx, cy: (
+            ((y + 1) / 2).expand(len(p), -1, -1) + 0.1 * torch.sin(f * x + p)
+        ),  # sky: pale below
+        lambda p, f, cx, cy: 0.5 + 0.5 * torch.sin(11 * f * y + 1.5 * torch.sin(4 * x + p)),  # sea: waves
+        lambda p, f, cx, cy: 0.5 + 0.5 * torch.sin(10 * f * x + p) * torch.cos(2 * y + p),  # forest: trunks
+        lambda p, f, cx, cy: 0.5 + 2 * (torch.sin(7 * f * x + p) * torch.sin(7 * f * y + p)),  # street: slabs
+        lambda p, f, cx, cy: 0.5 + 0.5 * torch.sin(9 * f * (x + 0.6 * y) + p),  # meadow: blades
+        lambda p, f, cx, cy: (
+            0.5 + 0.5 * torch.sin(12 * f * ((x - cx) ** 2 + (y - cy) ** 2).sqrt() + p)
+        ),  # reef: rings
+        lambda p, f, cx, cy: 0.5 + 0.5 * torch.sin(8 * f * y + 2.5 * torch.sin(2.5 * x + p)),  # desert: dunes
     )
     blend = torch.empty(len(places), SIZE, SIZE)
     for k, pattern in enumerate(patterns):
@@ -213,21 +226,35 @@ def _places(places, x, y, uniform):
 
 
 def sheet(path):
-    """A column a thing: in nature's place, in the camera's, in two others, and hidden in nature's and the camera's place."""
+    """A column a thing: in nature's place, the camera's and two others, and hidden in the first two."""
     from matplotlib.figure import Figure
 
     g = torch.Generator().manual_seed(1)
     things = torch.arange(C)
-    rows = (("nature's place", 0, True), ("the camera's place", 3, True), ("another place", 1, True), ("another place", 5, True),
-            ("hidden, nature's place", 0, False), ("hidden, the camera's", 3, False))
+    rows = (
+        ("nature's place", 0, True),
+        ("the camera's place", 3, True),
+        ("another place", 1, True),
+        ("another place", 5, True),
+        ("hidden, nature's place", 0, False),
+        ("hidden, the camera's", 3, False),
+    )
     figure = Figure(figsize=(9, 6.6), layout="constrained")
     for axes, (title, shift, seen) in zip(figure.subplots(len(rows), C), rows):
-        for c, image in enumerate(paint(things, (things + shift) % C, torch.full((C,), seen), g, noise=0.08, light=0.25)):
+        for c, image in enumerate(
+            paint(things, (things + shift) % C, torch.full((C,), seen), g, noise=0.08, light=0.25)
+        ):
             axes[c].imshow(image.permute(1, 2, 0), interpolation="nearest")
             axes[c].set(xticks=[], yticks=[])
             if shift == 0 and seen:
                 axes[c].set_title(THINGS[c], fontsize=10)
-        axes[0].set_ylabel(title.replace(", ", ",\n").replace(" place", "\nplace"), rotation=0, ha="right", va="center", fontsize=9)
+        axes[0].set_ylabel(
+            title.replace(", ", ",\n").replace(" place", "\nplace"),
+            rotation=0,
+            ha="right",
+            va="center",
+            fontsize=9,
+        )
     figure.savefig(path, dpi=100)
 
 

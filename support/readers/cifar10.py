@@ -22,16 +22,16 @@ def read(root):
     except (RuntimeError, OSError) as e:  # no network, a damaged archive
         why = f"CIFAR-10 or STL-10 is not there and cannot be downloaded ({str(e)[:200]})"
         raise BadInput(f"--data-root {root}: {why}") from None
-    rows = [Row("train" if i % 10 else "val", *pair) for i, pair in enumerate(pictures(train))]
-    rows += [Row("cifar10", *pair) for pair in pictures(test)]
     names = [{"car": "automobile"}.get(name, name) for name in stl.classes]
-    for picture, y in zip(stl.data, stl.labels):
+    rows = []
+    for i, (picture, y) in enumerate(zip(train.data, train.targets)):  # pictures (32, 32, 3)
+        rows.append(Row("train" if i % 10 else "val", chw(picture), train.classes[y]))
+    rows += [Row("cifar10", chw(picture), test.classes[y]) for picture, y in zip(test.data, test.targets)]
+    for picture, y in zip(stl.data, stl.labels):  # pictures (3, 96, 96)
         if names[y] != "monkey":
             rows.append(Row("stl10", torch.from_numpy(picture), names[y]))
     return Table({name: name for name in train.classes}, rows, "cifar10")
 
 
-def pictures(cifar):
-    """(picture (3, 32, 32), name of its class) of each image."""
-    images = torch.from_numpy(cifar.data).permute(0, 3, 1, 2)  # (N, 3, 32, 32)
-    return [(image, cifar.classes[y]) for image, y in zip(images, cifar.targets)]
+def chw(picture):
+    return torch.from_numpy(picture).permute(2, 0, 1)

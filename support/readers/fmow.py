@@ -31,9 +31,7 @@ def split_of(row, where):
     """The split of a row, or None. Times are in UTC, so that the year decides both cut-offs."""
     year = row["timestamp"][:4]
     if not (year.isdecimal() and len(year) == 4):
-        raise BadInput(
-            f"{where} has the timestamp {row['timestamp']!r}; allowed: such as 2015-04-12T08:02:17Z"
-        )
+        raise BadInput(f"{where} has the timestamp {row['timestamp']!r}; allowed: 2015-04-12T08:02:17Z")
     if year < "2013":
         return BEFORE_2013.get(row["split"])
     return "test" if row["split"] == "test" and year >= "2016" else None

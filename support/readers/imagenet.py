@@ -8,13 +8,8 @@ import open_clip
 from support.errors import BadInput, log
 from support.readers.tables import PUBLISHED, Row, Table, class_folders
 
-RECIPE = PUBLISHED | {
-    "descriptions": "descriptions/imagenet.json",
-    "template": ("a good photo of the {}.",),
-    "epochs": 10,
-    "batch_size": 512,
-    "weight_decay": 0.1,
-}
+RECIPE = PUBLISHED | {"descriptions": "descriptions/imagenet.json", "template": ("a good photo of the {}.",)}
+RECIPE |= {"epochs": 10, "batch_size": 512, "weight_decay": 0.1}
 LAYOUT = (
     "allowed: a folder with imagenet/{train,val}/<wnid>/ from https://image-net.org and, as far as you have "
     "them, imagenetv2-matched-frequency-format-val, imagenet-r, imagenet-a, sketch, objectnet-1.0"

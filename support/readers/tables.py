@@ -13,20 +13,9 @@ from support.errors import BadInput, first_of, log
 from support.images import EXTENSIONS, ImageFiles
 
 # What FLYP's released recipes share, on CLIP ViT-B/16; a data set's own values stand in its RECIPE.
-PUBLISHED = {
-    "method": ("zero-shot", "drm"),
-    "model": "ViT-B-16",
-    "pretrained": "openai",
-    "template": ("a photo of a {}.",),
-    "core_targets": "softmax",
-    "epochs": 20,
-    "batch_size": 256,
-    "lr": 1e-5,
-    "warmup": 500,
-    "weight_decay": 0.2,
-    "select": "best",
-    "save_every": 1000,
-}
+PUBLISHED = {"model": "ViT-B-16", "pretrained": "openai", "template": ("a photo of a {}.",)}
+PUBLISHED |= {"method": ("zero-shot", "drm"), "core_targets": "softmax", "select": "best", "save_every": 1000}
+PUBLISHED |= {"epochs": 20, "batch_size": 256, "lr": 1e-5, "warmup": 500, "weight_decay": 0.2}
 
 
 class Row(NamedTuple):
@@ -71,9 +60,7 @@ def read_table(reader, config):
     sayable = all(name and name.isprintable() for name in names.values())
     if not sayable or not all(row.split.isprintable() for row in table.rows):
         allowed = "letters, figures, blanks"
-        raise BadInput(
-            f"--data-root {root}: a class or domain has no name that can be said; allowed: {allowed}"
-        )
+        raise BadInput(f"--data-root {root}: a class or domain has no name to be said; allowed: {allowed}")
     labels = {split: table.keys_of(split) for split in {row.split for row in table.rows}}
     for row in table.rows:
         check_row(row, labels[row.split], root, config.skip_bad_images)
@@ -118,9 +105,6 @@ def columns_of(table, workers):
     return columns
 
 
-# ------------------------------------------------------------------------------------- for the readers
-
-
 def csv_rows(path, columns):
     """The rows of a CSV file as dicts that hold at least these columns. Raises BadInput, and OSError."""
     columns = columns.split()
@@ -130,9 +114,7 @@ def csv_rows(path, columns):
             header = reader.fieldnames or []
             missing = [c for c in columns if c not in header]
             if missing:
-                raise BadInput(
-                    f"{path}: no column {', '.join(missing)}; it has {', '.join(header) or 'none'}"
-                )
+                raise BadInput(f"{path}: no column {', '.join(missing)}; it has {', '.join(header)}")
             repeated = [c for c in columns if header.count(c) > 1]
             if repeated:
                 raise BadInput(f"{path}: column {', '.join(repeated)} comes twice; allowed: once")
@@ -155,10 +137,7 @@ def below(folder, name, table):
 
 
 def class_folders(path):
-    """A folder of class folders -> [(name of the class folder, path of an image)], sorted.
-
-    Hidden and other files are named and ignored, and so are folders without an image.
-    """
+    """A folder of class folders -> sorted [(class, path of an image)]. What is ignored or empty is named."""
     found, ignored, empty = [], [], []
     for folder in sorted(path.iterdir()):
         if folder.name.startswith(".") or not folder.is_dir():
@@ -179,14 +158,8 @@ def class_folders(path):
     return found
 
 
-# --------------------------------------------------------------------------------------- for evaluation
-
-
 def best_of_label(logits, label_of_class):
-    """Logits of classes (N, C) -> logits of labels: the highest of a label's classes; other classes are out.
-
-    label_of_class (C,) holds -1 for a class of no label.
-    """
+    """Logits (N, C) -> of labels: the highest of a label's classes. label_of_class (C,): -1 for none."""
     kept = label_of_class >= 0
     labels = label_of_class[kept].expand(len(logits), -1)
     empty = torch.full((len(logits), int(label_of_class.max()) + 1), -math.inf, dtype=logits.dtype)
@@ -196,8 +169,7 @@ def best_of_label(logits, label_of_class):
 def summarise(domains, metrics, group_weights=None):
     """The numbers that count: in distribution, mean and worst out of it, and the worst log loss of all.
 
-    With group_weights also the worst group, and WILDS' adjusted accuracy: groups weighted by their images
-    in training.
+    With group_weights also the worst group, and WILDS' adjusted accuracy, an average by size in training.
     """
     (id_metric, ood_metric), (in_distribution, *shifted) = metrics, domains.values()
     summary = {f"id_{id_metric}": in_distribution[id_metric]}

@@ -1,0 +1,16 @@
+"""Your own folders, --dataset folder: train/<class>/, val/<class>/, and each further one a shifted domain."""
+
+from support.readers.tables import PUBLISHED, Row, Table, class_folders
+
+RECIPE = PUBLISHED
+LAYOUT = "allowed: a folder with train/<class>/, val/<class>/, and <domain>/<class>/ for further domains"
+
+
+def read(root):
+    """Look at what is there, and return one row an image: the pattern of every reader."""
+    domains = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    rows = []
+    for domain in dict.fromkeys(("train", "val", *domains)):
+        rows += [Row(domain, image, name) for name, image in class_folders(root / domain)]
+    classes = sorted({row.label for row in rows if row.split == "train"})
+    return Table({name: name for name in classes}, rows, id_test="val")

@@ -1,0 +1,114 @@
+"""Evaluation: WiSE-FT, both heads from one pass, metrics by hand."""
+
+import copy
+import math
+
+import open_clip
+import pytest
+import torch
+from conftest import VIT
+
+import drm_min
+from drm_min import Config, Job, Prompts, Split, encode_images, evaluate, interpolate_weights, metrics, train
+from support.errors import BadInput
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def small(toy):
+    """The toy data, a few images of each split."""
+    first = torch.arange(96)
+    tests = {name: split.take(first) for name, split in toy.tests.items()}
+    return toy._replace(train=toy.train.take(first), val=toy.val.take(first), tests=tests)
+
+
+def state(model):
+    return {k: v.clone() for k, v in model.state_dict().items()}
+
+
+# --------------------------------------------------------------------------------------------------- WiSE-FT
+
+
+def test_interpolation_gives_the_ends_and_touches_neither_source(clip, small, prompts):
+    zero_shot, fine_tuned = copy.deepcopy(clip[0]), copy.deepcopy(clip[0])
+    job, config = Job("erm", 0, ("default",)), Config(epochs=3, batch_size=96)
+    train(fine_tuned, small.train, prompts, None, job, config)
+    start, end = state(zero_shot), state(fine_tuned)
+    for alpha, expected in ((0.0, start), (1.0, end)):
+        got = interpolate_weights(zero_shot, fine_tuned, alpha).state_dict()
+        assert all(torch.equal(got[k], expected[k]) for k in expected)
+    half = interpolate_weights(zero_shot, fine_tuned, 0.5)
+    middle = (start["text_projection"] + end["text_projection"]) / 2
+    assert torch.allclose(half.text_projection, middle)
+    assert not torch.equal(start["text_projection"], end["text_projection"])
+    half.text_projection.data.zero_()
+    for model, kept in ((zero_shot, start), (fine_tuned, end)):
+        assert all(torch.equal(model.state_dict()[k], kept[k]) for k in kept)
+
+
+# -------------------------------------------------------------------------------------- evaluate and predict
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_evaluating_twice_gives_one_answer_and_leaves_the_mode(clip, small, prompts, training):
+    model = copy.deepcopy(clip[0]).train(training)
+    before = state(model)
+    first, second = (evaluate(model, small, prompts, (1.0, 0.5)) for _ in range(2))
+    assert first == second and model.training is training
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+def test_one_pass_of_the_image_encoder_serves_both_heads(clip, small, prompts):
+    model, passes = copy.deepcopy(clip[0]), []
+    model.visual.register_forward_hook(lambda module, args, out: passes.append(len(out)))
+    evaluate(model, small, prompts, (1.0, 0.0, 0.3, 0.5))
+    assert passes == [96] * 5  # validation and four domains, each once
+
+
+def test_log_loss_is_finite_where_single_precision_would_underflow(monkeypatch):
+    """Affinities of 1 and -1 at scale 100: the log loss is 200 nats, not infinite."""
+
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.logit_scale = torch.nn.Parameter(torch.tensor(math.log(100)))
+            self.visual = torch.nn.Identity()
+            self.visual.image_size = 4
+
+    monkeypatch.setattr(drm_min, "image_features", lambda model, images: torch.tensor([[1.0, 0.0]]))
+    monkeypatch.setattr(drm_min, "build_head", lambda model, texts: torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+    split = Split(torch.zeros(1, 3, 4, 4), torch.tensor([1]))
+    p, _ = drm_min.predict(Model(), split, Prompts(None, None))
+    assert metrics(p, split)["log_loss"] == pytest.approx(200, abs=0.01)
+
+
+def test_probabilities_that_are_not_finite_stop_the_run(clip, small, prompts):
+    model = copy.deepcopy(clip[0])
+    model.text_projection.data.fill_(math.nan)
+    with pytest.raises(BadInput, match="not finite"):
+        evaluate(model, small, prompts, (0.5,))
+
+
+def test_pictures_are_brought_to_the_size_that_the_model_sees():
+    torch.manual_seed(0)
+    parts = open_clip.CLIPVisionCfg(**VIT["vision_cfg"]), open_clip.CLIPTextCfg(**VIT["text_cfg"])
+    model = open_clip.CLIP(16, *parts).eval()  # 32 pixels
+    open_clip.model.set_model_preprocess_cfg(model, dict(mean=(0.5,) * 3, std=(0.5,) * 3))
+    split = Split(torch.zeros(2, 3, 48, 48, dtype=torch.uint8), torch.zeros(2))
+    assert encode_images(model, split).shape == (2, 16)
+
+
+# ---------------------------------------------------------------------------------------------------- metrics
+
+
+def test_metrics_by_hand():
+    p = torch.tensor([[0.7, 0.3], [0.4, 0.6], [0.9, 0.1], [0.2, 0.8]], dtype=torch.double)
+    seen = torch.tensor([True, True, True, False])
+    groups = {"seen": seen, "empty": torch.zeros(4, dtype=torch.bool)}
+    got = metrics(p, Split(torch.zeros(4), torch.tensor([0, 1, 1, 1]), groups=groups))
+    assert got["accuracy"] == 0.75 and got["n"] == 4
+    log_loss = -(math.log(0.7) + math.log(0.6) + math.log(0.1) + math.log(0.8)) / 4
+    assert got["log_loss"] == pytest.approx(log_loss)
+    assert got["accuracy_seen"] == pytest.approx(2 / 3) and got["n_seen"] == 3
+    assert "accuracy_empty" not in got  # no images, no accuracy: neither 0 nor NaN
