@@ -69,7 +69,7 @@ def print_lines(*lines):
     try:
         print(*lines, sep="\n", flush=True)
     except OSError as e:
-        raise BadInput(f"the standard output cannot be written ({e.strerror}); the files are there") from None
+        raise BadInput(f"the standard output cannot be written ({e.strerror}); files are there") from None
 
 
 def markdown(rows):

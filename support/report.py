@@ -76,7 +76,7 @@ def say_what_is_to_come(setup, jobs, steps):
     """Device, precision, and the work ahead."""
     device = next(setup.zero_shot.parameters()).device
     precision = pick_precision(setup.config.precision, device)
-    log(f"device {device}, precision {precision}; {len(jobs)} trainings of {steps} steps")
+    log(f"device {device}, precision {precision}; to train: {len(jobs)} x {steps} steps")
 
 
 def say_left_out(bad, split):

@@ -130,7 +130,7 @@ def test_device_precision_and_the_steps_to_come_were_not_said_and_the_bar_had_no
     read, domains, ahead = err.splitlines()[:3]
     assert read.startswith("folder: 3 classes (cat, dog, owl); images: train 12, val 6, sketch 6")
     assert domains == "in distribution: val; shifted: sketch"
-    assert ahead == "device cpu, precision fp32; 2 trainings of 4 steps"
+    assert ahead == "device cpu, precision fp32; to train: 2 x 4 steps"
     for training in ("erm-seed-0", "drm-lambda-1-seed-0"):
         bar = re.findall(rf"{training}: 100%.* 4/4 .*", err)[-1]
         assert re.search(r"loss \d+\.\d{3}, lr \d\.\de[-+]\d\d, \d+ images/s", bar), bar

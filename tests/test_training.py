@@ -238,7 +238,7 @@ def test_half_precision_is_saved_and_told(world, tmp_path, capsys):
     report = run(tmp_path, world, precision="bf16", epochs=1)
     assert {v.dtype for v in weights(tmp_path / DRM / "model").values()} == {torch.float32}
     assert report["about"]["precision"] == "bf16"
-    assert "device cpu, precision bf16; 1 trainings of 2 steps" in capsys.readouterr().err
+    assert "device cpu, precision bf16; to train: 1 x 2 steps" in capsys.readouterr().err
 
 
 def test_fp16_needs_a_gpu_and_is_refused_before_training(world, tmp_path, monkeypatch, capsys):
