@@ -10,20 +10,20 @@ reads two kinds of text for each class. The text tower encodes both, and each ki
     default:  "a photo of a camel."         concept:  "an animal with a hump and long legs"
     q(y | x) = softmax over y of  scale * cosine(image, head[y])        q_default or q_concept, by its head
 
-A training minimises the sum of two risks over both towers and the scale. Heads are no parameters: they are
-encoded anew at every step, and that is how the text tower learns.
+A training minimises the weighted sum of two risks; both towers and the scale learn. Heads are no
+parameters: they are encoded anew at every step, and that is how the text tower learns.
 
     loss = ERM + lambda * WRM                                           (1)
     ERM  = mean of  -log q_default(y | x)                               (2)  empirical risk
-    WRM  = mean of  -sum_k p_c(k | x) log q_concept(k | x)              (3)  stands for the worst-case risk
+    WRM  = mean of  -sum_k p_c(k | x) log q_concept(k | x)              (3)  for the worst-case risk
     p    = beta * q_default + (1 - beta) * q_concept                    (4)  at test time
     p_c(k | x) = q_concept(k | x) of the model before training          (5)  core targets
 
-Subscript c is for core: p_c stands for p(y | x_c), x_c being the part of x that shows the thing itself. Who
-believes just that is wrong least in the worst domain, hence (3). Nobody knows the right p_c: (5) is a guess,
-section 2 has others, the paper's is unpublished.
+p_c, c for core, estimates p(y | x_c), where x_c is the part of x that shows the thing itself. Who predicts
+just that does best in his worst domain, so (3) teaches it to the concept head. The right p_c is unknown, the
+paper's unpublished: --core-targets chooses a guess, (5) is the simplest, the recipe has the default.
 
-    erm: (2) alone   wrm: (3) alone   drm: both   dual: both, p_c = the labels   flyp: FLYP, to compare
+    erm: (2) alone   wrm: (3) alone   drm: both   dual: both, p_c one-hot labels   flyp: FLYP, to compare
 
 Letters in the shapes: B batch, N images, C classes, K classes of a head, T texts, L tokens, D embedding.
 """
@@ -121,9 +121,9 @@ def core_targets(estimator, features, labels, head, scale, oracle=None):
     def onehot(batch):  # the label, whatever made it: WRM becomes a second ERM
         return F.one_hot(labels[batch], len(head)).to(head)
 
-    if estimator == "normalized":  # each class's affinities brought to one range, then a softmax
+    if estimator == "normalized":  # softmax of affinities, each class's brought to 0..1; labels set its scale
         return normalized_targets(affinity, labels, len(head))
-    if estimator == "label":  # the label, as far as the zero-shot model recognises it in the image
+    if estimator == "label":  # g * onehot + (1 - g) / C, where g tells how well the image shows its label
         return label_targets(softmax, labels, len(head))
     return {"softmax": softmax, "onehot": onehot, "oracle": lambda batch: oracle[batch].to(head)}[estimator]
 
@@ -139,9 +139,9 @@ def contrastive_loss(logits, targets):
     FLYP's loss.
     """
     tiny = torch.finfo(targets.dtype).tiny
-    rows = F.cross_entropy(logits, targets / targets.sum(1, keepdim=True).clamp(min=tiny))
-    columns = F.cross_entropy(logits.T, (targets / targets.sum(0).clamp(min=tiny)).T)
-    return (rows + columns) / 2
+    over_rows = F.cross_entropy(logits, targets / targets.sum(1, keepdim=True).clamp(min=tiny))
+    over_columns = F.cross_entropy(logits.T, (targets / targets.sum(0).clamp(min=tiny)).T)
+    return (over_rows + over_columns) / 2
 
 
 def dual_loss(features, default_head, concept_head, scale, labels, p_c, lam=1.0, risk=F.cross_entropy):
@@ -170,7 +170,7 @@ class Job(NamedTuple):
     seed: int
     heads: tuple  # those with a term in the loss: "default" has the ERM term, "concept" the WRM term
     lam: float = 1.0  # lambda, the weight of the WRM term
-    beta: float = 0.5  # weight of the default head at test time, equation (4)
+    beta: float = 0.5  # weight of the default head at test time, equation (4); see beta_of
     estimator: str = None  # of the core targets; None without a concept head
     loss: str = "ce"  # ce, flyp (contrastive) or flyp-released (the baseline)
 
@@ -197,18 +197,18 @@ def batch_gradients(model, images, labels, batch, prompts, targets_of, job, half
     images (B, 3, H, W) with their labels (B,) and numbers `batch` (B,); targets_of: numbers of images ->
     their core targets (., C); half: weights.mixed_precision.
     """
-    risk, classes, columns = F.cross_entropy, None, labels  # all C classes compete
-    if job.loss != "ce":  # those of the batch do: (K,), and the column of each image among them (B,)
-        risk, (classes, columns) = contrastive_loss, labels.unique(return_inverse=True)
+    risk, classes, rows = F.cross_entropy, None, labels  # all C compete; rows: each image's of the heads
+    if job.loss != "ce":  # the classes of the batch (K,) compete, in heads of their own
+        risk, (classes, rows) = contrastive_loss, labels.unique(return_inverse=True)
     with half.autocast:  # only the towers run in half precision
         built = {name: build_head(model, getattr(prompts, name), classes) for name in job.heads}  # (K, D)
-    # To save memory the batch goes through the image tower in parts. (Not with a contrastive loss, which
-    # needs all of it: the options refuse that.) Each part sends its gradient as far as the leaves, heads
-    # cut off from what made them; at the end their sum goes through the text tower, once.
+    # --accumulate: the batch goes through the image tower in parts. (The options refuse it with a contrastive
+    # loss, which needs the whole batch.) The backward pass of a part stops at `leaves`, copies of the
+    # heads; their summed gradient then goes through the text tower, once.
     leaves = {name: head.detach().float().requires_grad_() for name, head in built.items()}
     default_head, concept_head = leaves.get("default"), leaves.get("concept")
-    if job.loss == "flyp-released":  # an image's only positive is its own text, here its class's row
-        default_head, columns = default_head[columns], torch.arange(len(labels), device=labels.device)
+    if job.loss == "flyp-released":  # a row an image: even images of one class are each other's negatives
+        default_head, rows = default_head[rows], torch.arange(len(labels), device=labels.device)
     total = torch.zeros(3, device=labels.device)
     for part in torch.arange(len(labels)).chunk(config.accumulate):
         some = images[part].to(labels.device, non_blocking=True)
@@ -216,9 +216,9 @@ def batch_gradients(model, images, labels, batch, prompts, targets_of, job, half
             features = image_features(model, some).float()  # (B, D)
         p_c = targets_of(batch[part]) if concept_head is not None else None  # (B, C)
         if p_c is not None and classes is not None:
-            p_c = p_c[:, classes]  # (B, K)
+            p_c = p_c[:, classes]  # (B, K), normalised in the loss
         scale = logit_scale(model)
-        losses = dual_loss(features, default_head, concept_head, scale, columns[part], p_c, job.lam, risk)
+        losses = dual_loss(features, default_head, concept_head, scale, rows[part], p_c, job.lam, risk)
         losses = torch.stack(losses) * (len(part) / len(labels))
         half.scaler.scale(losses[0]).backward()
         total += losses.detach()
@@ -291,17 +291,15 @@ def interpolate_weights(zero_shot, fine_tuned, alpha):
 
 @torch.no_grad()
 def encode_images(model, split, bad=None):
-    """All images of a split -> unit embeddings (N, D), with the model in eval mode.
+    """All images of a split -> unit embeddings (N, D). The model is left in eval mode.
 
     Images that cannot be read are left out and noted in `bad`, {number: reason}; without it they are refused.
     """
-    device, was_training = next(model.parameters()).device, model.training
-    model.eval()
+    device = next(model.eval().parameters()).device
     batches = torch.arange(len(split)).split(500 if torch.is_tensor(split.images) else 128)
     features = []
     for _, images in image_batches(model, split, batches, bad=bad):
         features.append(image_features(model, images.to(device, non_blocking=True)))
-    model.train(was_training)
     return torch.cat(features) if features else torch.empty(0, device=device)
 
 
@@ -311,6 +309,7 @@ def predict(model, split, prompts):
 
     In double precision on the CPU, so that the log of a small probability stays finite.
     """
+    was_training = model.training
     features = encode_images(model, split).cpu().double()
     scale = logit_scale(model).cpu().double()
 
@@ -320,7 +319,9 @@ def predict(model, split, prompts):
             logits = tables.best_of_label(logits, split.label_of_class)  # (N, labels)
         return logits.softmax(1)
 
-    return probabilities(prompts.default), probabilities(prompts.concept)
+    both = probabilities(prompts.default), probabilities(prompts.concept)
+    model.train(was_training)
+    return both
 
 
 def metrics(p, split):
@@ -407,8 +408,8 @@ class Data(NamedTuple):
 def load_data(config, seed=0):
     """The data of a run. On the toy world a seed draws everything anew; files stay. Raises BadInput.
 
-    Your own folders: --dataset folder --data-root FOLDER. To add a data set: copy a file of support/readers/
-    (folders.py is the shortest) and name it in READERS there.
+    Your own: --dataset folder (or csv) --data-root FOLDER --descriptions FILE. To add a data set: copy a
+    file of support/readers/, the shortest is folders.py, with its RECIPE, and name it in READERS there.
     """
     if config.dataset == "toy":
         return toy_data(seed)
@@ -455,7 +456,7 @@ class Config:
     method: tuple[str, ...] = option(None, WHAT_THEY_TRAIN, choices=METHODS, group="method")
     lam: float = option(1.0, "lambda, the weight of (3) in drm and dual", 0, 1e6)
     sweep: tuple[float, ...] = option((), "further lambdas for drm: the trade-off curve", 0, 1e6)
-    beta: float = option(None, "of (4); if left out, 1 / (1 + lambda); erm has 1 and wrm 0 always", 0, 1)
+    beta: float = option(None, "of (4); if left out, 1 / (1 + lambda); erm and flyp have 1, wrm 0", 0, 1)
     alpha: tuple[float, ...] = option((1.0,), "WiSE-FT: the shares of fine-tuned weights", 0, 1)
     core_targets: str = option(None, "estimator of p_c (5)", choices=ESTIMATORS)
     loss: str = option("ce", "ce: over all classes; flyp: contrastive, in the batch", choices=("ce", "flyp"))
@@ -485,7 +486,7 @@ class Config:
 
 
 def beta_of(config, lam):
-    """--beta, or that of the p which minimises (1): (labels + lambda p_c) / (1 + lambda)."""
+    """--beta, or the labels' share in the one p that minimises (1), (labels + lambda p_c) / (1 + lambda)."""
     return 1 / (1 + lam) if config.beta is None else config.beta
 
 

@@ -112,3 +112,11 @@ def test_metrics_by_hand():
     assert got["log_loss"] == pytest.approx(log_loss)
     assert got["accuracy_seen"] == pytest.approx(2 / 3) and got["n_seen"] == 3
     assert "accuracy_empty" not in got  # no images, no accuracy: neither 0 nor NaN
+
+
+def test_heads_of_a_model_in_training_were_built_in_training_mode(clip, small, prompts, monkeypatch):
+    """Validation amid training: dropout in a text tower would have had a part in the score."""
+    model, build, modes = copy.deepcopy(clip[0]).train(), drm_min.build_head, []
+    monkeypatch.setattr(drm_min, "build_head", lambda m, texts: modes.append(m.training) or build(m, texts))
+    drm_min.predict(model, small.val, prompts)
+    assert modes == [False, False] and model.training

@@ -173,7 +173,11 @@ def own_p(monkeypatch, split, heights):
     head = torch.tensor([[math.log(heights.get(i, 1))] for i in range(1000)])
     monkeypatch.setattr(drm_min, "encode_images", lambda model, split: torch.ones(len(split.labels), 1))
     monkeypatch.setattr(drm_min, "build_head", lambda model, texts: head)
-    p, _ = drm_min.predict(SimpleNamespace(logit_scale=torch.zeros(())), split, Prompts(None, None))
+    p, _ = drm_min.predict(
+        SimpleNamespace(logit_scale=torch.zeros(()), training=False, train=lambda mode: None),
+        split,
+        Prompts(None, None),
+    )
     assert p.sum(1).tolist() == pytest.approx([1] * len(p))
     return p.gather(1, split.labels[:, None])[:, 0].tolist(), p.shape[1]
 
