@@ -63,7 +63,7 @@ def check_lengths(tokenizer, texts, source):
     for text in texts:
         n, room = count_tokens(tokenizer, text), tokenizer.context_length
         if n > room:
-            raise BadInput(f"{source}: a text of {n} tokens, {text[:60]!r}...; it reads {room} at most")
+            raise BadInput(f"{source}: a text of {n} tokens, {text[:50]!r}; the model reads {room} at most")
 
 
 def encode_text(model, tokens):
