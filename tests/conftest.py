@@ -43,6 +43,20 @@ def pytest_collection_modifyitems(config, items):
                 item.add_marker(skip)
 
 
+def pytest_collection_finish(session):
+    """Notebooks run on one processor while the other tests run on the other."""
+    wanted, module = {}, None
+    for item in session.items:
+        marker = item.get_closest_marker("beside")
+        if marker and (session.config.getoption("--all") or not item.get_closest_marker("slow")):
+            module = item.module
+            wanted |= {(item.callspec.params["name"], place): None for place in marker.args}
+    if wanted and not session.config.getoption("collectonly"):
+        torch.set_num_threads(1)  # with more, the two would wait for each other
+        os.environ["OMP_NUM_THREADS"] = "1"  # for processes that tests start
+        module.BESIDE.start(list(wanted))
+
+
 pytest.register_assert_rewrite("place")  # tests/faults/place.py, whose assertions are to explain themselves
 
 

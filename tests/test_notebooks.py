@@ -1,8 +1,8 @@
 """The notebooks run from everywhere and are saved as run; their exercises tell right from wrong."""
 
+import concurrent.futures
 import contextlib
 import copy
-import functools
 import io
 import json
 import os
@@ -454,6 +454,7 @@ def test_wrong_answers_are_too_few():
         assert sum(wrong[0] == n for wrong in WRONG) >= 2 and OTHER_RIGHT[n]
 
 
+@pytest.mark.slow
 def test_grading_stops_at_an_answer_that_is_no_python(tmp_path):
     given = make_exercises.answers(read("solutions.ipynb"))
     given[1], given[7] = "return f @ (", None
@@ -494,7 +495,7 @@ def test_a_check_that_has_not_been_run_is_counted(monkeypatch, capsys):
 # ------------------------------------------------------------------------------------ notebooks, executed
 
 
-LEFT_BY_TOOLS = (".git", ".venv", "runs", "__pycache__", ".pytest_cache", ".ruff_cache")
+LEFT_BY_TOOLS = (".git", ".venv", "runs", "__pycache__", ".pytest_cache", ".ruff_cache", ".hypothesis")
 
 
 def files():
@@ -508,38 +509,53 @@ def files():
     return found
 
 
-@functools.lru_cache
-def executed(name, place):
-    """A notebook, run from a folder; a second pass compares with the first, which is not run again."""
-    notebook = read(name)
-    options = {"timeout": 600, "kernel_name": "python3", "coalesce_streams": True}
-    where = {"metadata": {"path": str(place)}}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        nbclient.NotebookClient(notebook, resources=where, **options).execute()
+def execute(name, place):
+    """A notebook, run from a folder with one thread."""
+    notebook, where = read(name), {"metadata": {"path": str(place)}}
+    options = dict(timeout=900, kernel_name="python3", coalesce_streams=True)
+    client = nbclient.NotebookClient(notebook, resources=where, **options)
+    # what the kernel says of itself is no word of the test that runs meanwhile
+    silent = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    client.execute(env=os.environ | {"OMP_NUM_THREADS": "1"}, **silent)
     return notebook
 
 
+class Beside:
+    """Notebooks, executed one after the other while other tests run; conftest.py starts that."""
+
+    def start(self, wanted):
+        """wanted: (name of a notebook, folder to run it from) pairs, as they will be asked for."""
+        self.before = files()
+        self.pool = concurrent.futures.ThreadPoolExecutor(1)
+        self.runs = {run: self.pool.submit(execute, *run) for run in wanted}
+
+    def result(self, name, place):
+        return self.runs[name, place].result()
+
+
+BESIDE = Beside()
+
+
+@pytest.mark.beside(FOLDER)
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_notebook_does_not_run_from_its_folder(name):
-    before = files()
-    notebook = executed(name, FOLDER)
+    notebook = BESIDE.result(name, FOLDER)
     assert faults(notebook) == []
     if name in ("solutions.ipynb", "exercises.ipynb"):
         points = 24 if name == "solutions.ipynb" else 0
         assert printed(notebook)[-1].strip() == f"total: {points} of 24 points"
-    assert files() == before, "a notebook writes to the repository"
+    assert files() == BESIDE.before, "a notebook writes to the repository"
 
 
 @pytest.mark.slow
+@pytest.mark.beside(ROOT, FOLDER)
 @pytest.mark.parametrize("name", NOTEBOOKS)
 def test_notebook_does_not_run_from_the_root_or_says_something_else_there(name):
-    before = files()
-    notebook = executed(name, ROOT)
+    notebook = BESIDE.result(name, ROOT)
     assert faults(notebook) == []
-    same = printed(notebook) == printed(executed(name, FOLDER))
+    same = printed(notebook) == printed(BESIDE.result(name, FOLDER))
     assert same, "another place or another run, other numbers"
-    assert files() == before, "a notebook writes to the repository"
+    assert files() == BESIDE.before, "a notebook writes to the repository"
 
 
 def texts_of(output):
