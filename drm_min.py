@@ -154,9 +154,9 @@ def dual_loss(features, default_head, concept_head, scale, labels, p_c, lam=1.0,
     erm_loss = wrm_loss = features.new_zeros(())
     if default_head is not None:
         onehot = F.one_hot(labels, len(default_head)).to(features)  # (B, K)
-        erm_loss = risk(scale * features @ default_head.T, onehot)  # (2)
+        erm_loss = risk(scale * features @ default_head.T, onehot)  # (2), logits (B, K)
     if concept_head is not None:
-        wrm_loss = risk(scale * features @ concept_head.T, p_c)  # (3)
+        wrm_loss = risk(scale * features @ concept_head.T, p_c)  # (3), logits (B, K)
     return erm_loss + lam * wrm_loss, erm_loss, wrm_loss  # (1)
 
 
