@@ -155,3 +155,16 @@ def test_history_has_a_panel_for_each_loss_that_its_trainings_have(world, tmp_pa
             [line] = axes.lines
             n = 2 if axes.get_title() == "validation" else 4
             assert len(line.get_xdata()) == n and line.get_xdata()[-1] == 2  # epochs
+
+
+def test_an_evaluation_into_the_folder_of_a_training_read_its_history(tmp_path):
+    """A damaged one ended an --eval-only, which has no history of its own, in a traceback."""
+    folder = tmp_path / "erm-seed-0" / "model"
+    folder.mkdir(parents=True)
+    (folder / "history.csv").write_text("no history")
+    made = report_of(("erm", 0, 0, 1.0, 0.9, 0.9, 0.6))
+    made["config"]["eval_only"] = True
+    assert report.histories_of(made, tmp_path) == {}
+    made["config"]["eval_only"] = False
+    with pytest.raises(KeyError):  # it was read
+        report.histories_of(made, tmp_path)
