@@ -24,6 +24,7 @@ just that does best in his worst domain, so (3) teaches it to the concept head. 
 paper's unpublished: --core-targets chooses a guess, (5) is the simplest, the recipe has the default.
 
     erm: (2) alone   wrm: (3) alone   drm: both   dual: both, p_c one-hot labels   flyp: FLYP, to compare
+    erm-mixed: (4) of erm's two heads             ensemble: (4) of erm and the zero-shot q_concept
 
 Letters in the shapes: B batch, N images, C classes, K classes of a head, T texts, L tokens, D embedding.
 """
@@ -45,9 +46,10 @@ import toy
 from support import errors, report, weights
 from support.checkpoints import Checkpoints, about_job, about_training, read_saved
 from support.images import image_batches
+from support.metrics import best_of_label, metrics, summarise
 from support.options import command_line, complete, option
 from support.readers import READERS, tables
-from support.targets import label_targets, normalized_targets, target_quality
+from support.targets import REFINED, label_targets, normalized_targets, target_quality
 from support.texts import prompts_of, saved_prompts
 from toy import world
 
@@ -121,8 +123,8 @@ def core_targets(estimator, features, labels, head, scale, oracle=None):
     def onehot(batch):  # the label, whatever made it: WRM becomes a second ERM
         return F.one_hot(labels[batch], len(head)).to(head)
 
-    if estimator == "normalized":  # softmax of affinities, each class's brought to 0..1; labels set its scale
-        return normalized_targets(affinity, labels, len(head))
+    if estimator in REFINED:  # a softmax of affinities, each class's brought to 0..1, and what labels add
+        return REFINED[estimator](normalized_targets(affinity, labels, len(head)), onehot)
     if estimator == "label":  # g * onehot + (1 - g) / C, where g tells how well the image shows its label
         return label_targets(softmax, labels, len(head))
     return {"softmax": softmax, "onehot": onehot, "oracle": lambda batch: oracle[batch].to(head)}[estimator]
@@ -316,7 +318,7 @@ def predict(model, split, prompts):
     def probabilities(texts):
         logits = scale * features @ build_head(model, texts).cpu().double().T  # (N, C)
         if split.label_of_class is not None:
-            logits = tables.best_of_label(logits, split.label_of_class)  # (N, labels)
+            logits = best_of_label(logits, split.label_of_class)  # (N, labels)
         return logits.softmax(1)
 
     both = probabilities(prompts.default), probabilities(prompts.concept)
@@ -324,49 +326,26 @@ def predict(model, split, prompts):
     return both
 
 
-def metrics(p, split):
-    """Probabilities (N, C) -> accuracy, macro F1, macro recall (0 to 1), log loss (nats) and n, and by group.
-
-    As WILDS defines them, on the whole split: macro means over the classes that are present; groups without
-    images have no accuracy and are not the worst, nor is a region "Other".
-    """
-    predicted, labels = p.argmax(1), split.labels
-    correct = (predicted == labels).double()
-    hits = torch.bincount(labels[predicted == labels], minlength=p.shape[1]).double()
-    truth = torch.bincount(labels, minlength=p.shape[1]).double()
-    guesses = torch.bincount(predicted, minlength=p.shape[1]).double()
-    present = truth > 0
-    result = {
-        "accuracy": correct.mean().item(),
-        "n": len(labels),
-        "log_loss": -p.gather(1, labels[:, None]).log().mean().item(),
-        "macro_f1": (2 * hits / (truth + guesses))[present].mean().item(),
-        "macro_recall": (hits / truth)[present].mean().item(),
-    }
-    ranked = []
-    for name, members in split.groups.items():
-        if members.any():
-            result |= {f"accuracy_{name}": correct[members].mean().item(), f"n_{name}": int(members.sum())}
-            ranked += [result[f"accuracy_{name}"]] if name != "Other" else []
-    if split.group_kind:
-        result[f"worst_{split.group_kind}_accuracy"] = min(ranked, default=None)
-    return result
-
-
-def evaluate(model, data, prompts, betas):
-    """One result for each beta: metrics on validation and test domains, and a summary. Raises BadInput."""
-    p_val = predict(model, data.val, prompts)
-    results = []
-    for beta in betas:
-        results.append({"beta": beta, "validation": metrics(mix(*p_val, beta), data.val), "domains": {}})
+def predict_all(model, data, prompts):
+    """{split: what predict() says of it}: "val", and every test domain."""
+    p = {"val": predict(model, data.val, prompts)}
     for domain, split in data.tests.items():
-        p = p_val if split is data.val else predict(model, split, prompts)
-        for result in results:
-            result["domains"][domain] = metrics(mix(*p, result["beta"]), split)
-    for result in results:
-        errors.check_finite(result["domains"])
-        result["summary"] = tables.summarise(result["domains"], data.metrics, data.group_weights)
-    return results
+        p[domain] = p["val"] if split is data.val else predict(model, split, prompts)
+    return p
+
+
+def ensemble(p, p_zero_shot):
+    """A rival of DRM, of two models: p_default of the fine-tuned one, p_concept of the zero-shot one."""
+    return {split: (p_default, p_zero_shot[split][1]) for split, (p_default, _) in p.items()}
+
+
+def evaluate(p, data, beta):
+    """Predictions as of predict_all -> metrics of validation and test domains, a summary. Raises BadInput."""
+    domains = {domain: metrics(mix(*p[domain], beta), split) for domain, split in data.tests.items()}
+    errors.check_finite(domains)
+    summary = summarise(domains, data.metrics, data.group_weights)
+    validation = metrics(mix(*p["val"], beta), data.val)
+    return {"beta": beta, "validation": validation, "domains": domains, "summary": summary}
 
 
 # --------------------------------------------------------------------------------------------------- 6 data
@@ -406,13 +385,13 @@ class Data(NamedTuple):
 
 
 def load_data(config, seed=0):
-    """The data of a run. On the toy world a seed draws everything anew; files stay. Raises BadInput.
+    """The data of a run. Of the toy world a seed draws everything anew; files stay. Raises BadInput.
 
     Your own: --dataset folder (or csv) --data-root FOLDER --descriptions FILE. To add a data set: copy a
     file of support/readers/, the shortest is folders.py, with its RECIPE, and name it in READERS there.
     """
-    if config.dataset == "toy":
-        return toy_data(seed)
+    if config.dataset in world.CAMERAS:
+        return toy_data(seed, config.dataset)
     table = tables.read_table(READERS[config.dataset], config)
     splits = {name: Split(**columns) for name, columns in tables.columns_of(table, config.workers).items()}
     train, val = splits.pop("train"), splits.pop("val")
@@ -423,11 +402,11 @@ def load_data(config, seed=0):
     return data
 
 
-def toy_data(seed):
+def toy_data(seed, camera="toy"):
     """The world of toy/world.py: things (core) before places (not), whose true p(y | x_c) is known."""
 
     def draw(n, domain, stream):
-        p = world.draw(n, domain, torch.Generator().manual_seed(1000 * seed + stream))
+        p = world.draw(n, domain, torch.Generator().manual_seed(1000 * seed + stream), camera=camera)
         return Split(p.images, p.things, p.oracle, {"visible": p.visible, "hidden": ~p.visible}, crop=1.0)
 
     tests = {domain: draw(2000, domain, 2 + i) for i, domain in enumerate(world.DOMAINS)}
@@ -439,10 +418,11 @@ def toy_data(seed):
 # ----------------------------------------------------------------------------------------------- 7 settings
 
 METHODS = tuple(report.METHODS)
-WHAT_THEY_TRAIN = "erm: (2); wrm: (3); drm: both; dual: both on the labels; flyp: as released; or zero-shot"
-OF_FEATURES = ("softmax", "normalized", "label")  # estimators that look at the zero-shot model
+WHAT_THEY_ARE = "erm: (2); wrm: (3); drm: both; dual: both, on labels; rivals: see README; or zero-shot"
+OF_ERM = ("erm", "erm-mixed", "ensemble")  # one training, read in three ways
+OF_FEATURES = ("softmax", "label", *REFINED)  # estimators that look at the zero-shot model
 ESTIMATORS = (*OF_FEATURES, "onehot", "oracle")
-RECIPES = {"toy": toy.RECIPE, **{name: reader.RECIPE for name, reader in READERS.items()}}
+RECIPES = dict.fromkeys(world.CAMERAS, toy.RECIPE) | {name: READERS[name].RECIPE for name in READERS}
 
 
 @dataclass(frozen=True)
@@ -453,12 +433,12 @@ class Config:
     data_root: str = option(None, "folder of the data set as published (csv: the file)")
     skip_bad_images: bool = option(False, "leave out, and count, training images that cannot be read")
     workers: int = option(None, "processes that read images; if left out, the cores, 8 at most", 0, 1024)
-    method: tuple[str, ...] = option(None, WHAT_THEY_TRAIN, choices=METHODS, group="method")
+    method: tuple[str, ...] = option(None, WHAT_THEY_ARE, choices=METHODS, group="method")
     lam: float = option(1.0, "lambda, the weight of (3) in drm and dual", 0, 1e6)
     sweep: tuple[float, ...] = option((), "further lambdas for drm: the trade-off curve", 0, 1e6)
     beta: float = option(None, "of (4); if left out, 1 / (1 + lambda); erm and flyp have 1, wrm 0", 0, 1)
     alpha: tuple[float, ...] = option((1.0,), "WiSE-FT: the shares of fine-tuned weights", 0, 1)
-    core_targets: str = option(None, "estimator of p_c (5)", choices=ESTIMATORS)
+    core_targets: tuple[str, ...] = option(None, "estimators of p_c (5)", choices=ESTIMATORS)
     loss: str = option("ce", "ce: over all classes; flyp: contrastive, in the batch", choices=("ce", "flyp"))
     seed: int = option(0, "of the images (toy), their order, and all chance", 0, 2**31, group="training")
     seeds: int = option(1, "how many, from --seed on; the table has mean and deviation", 1, 1000)
@@ -491,18 +471,20 @@ def beta_of(config, lam):
 
 
 def jobs_of(method, config, seed):
-    """The trainings of a method: one, or for drm one for each lambda. zero-shot has none."""
-    both, targets, loss = Prompts._fields, config.core_targets, config.loss
+    """The trainings of a method: for drm one for each estimator and lambda, for wrm for each estimator."""
+    both, loss, jobs = Prompts._fields, config.loss, []
     if method == "erm":
-        return [Job(method, seed, ("default",), lam=0.0, beta=1.0, loss=loss)]
+        jobs = [Job(method, seed, ("default",), lam=0.0, beta=1.0, loss=loss)]
     if method == "flyp":
-        return [Job(method, seed, ("default",), lam=0.0, beta=1.0, loss="flyp-released")]
-    if method == "wrm":  # its one term has the weight 1; in results lambda is null, the limit of large ones
-        return [Job(method, seed, ("concept",), lam=1.0, beta=0.0, estimator=targets, loss=loss)]
+        jobs = [Job(method, seed, ("default",), lam=0.0, beta=1.0, loss="flyp-released")]
     if method == "dual":
-        return [Job(method, seed, both, config.lam, beta_of(config, config.lam), "onehot", loss)]
-    lambdas = dict.fromkeys((config.lam, *config.sweep)) if method == "drm" else ()
-    return [Job(method, seed, both, lam, beta_of(config, lam), targets, loss) for lam in lambdas]
+        jobs = [Job(method, seed, both, config.lam, beta_of(config, config.lam), "onehot", loss)]
+    for estimator in config.core_targets:
+        if method == "wrm":  # its one term has the weight 1; in results lambda is null, a limit
+            jobs.append(Job(method, seed, ("concept",), lam=1.0, beta=0.0, estimator=estimator, loss=loss))
+        for lam in dict.fromkeys((config.lam, *config.sweep)) if method == "drm" else ():
+            jobs.append(Job(method, seed, both, lam, beta_of(config, lam), estimator, loss))
+    return jobs
 
 
 # --------------------------------------------------------------------------------------------- 8 experiment
@@ -519,6 +501,7 @@ class Setup(NamedTuple):
     texts: dict  # "default" and "concept": class -> its texts
     prompts: Prompts  # the same as tokens
     features: torch.Tensor = None  # (N, D) zero-shot embeddings of the training images, if needed
+    p_zero_shot: dict = None  # see predict_all; if needed
 
 
 def set_up(config, out=None, saved=None):
@@ -534,9 +517,11 @@ def set_up(config, out=None, saved=None):
 
 
 @torch.no_grad()
-def encode_training(setup, jobs):
-    """The setup with its features, if a job needs them, less the images that --skip-bad-images drops."""
+def ask_zero_shot(setup, jobs):
+    """The setup with what the zero-shot model says, if needed, less images that --skip-bad-images drops."""
     config, split = setup.config, setup.data.train
+    if {"zero-shot", "ensemble"} & set(config.method):
+        setup = setup._replace(p_zero_shot=predict_all(setup.zero_shot, setup.data, setup.prompts))
     if not config.skip_bad_images and not any(job.estimator in OF_FEATURES for job in jobs):
         return setup
     bad = {} if config.skip_bad_images else None
@@ -577,18 +562,23 @@ def fine_tune(job, setup):
     checkpoints = Checkpoints(config, about_training(job, setup), setup.tokenizer, setup.out)
     model = copy.deepcopy(setup.zero_shot)
     train(model, data.train, prompts, targets, job, config, score, checkpoints)
-    rows = []
+    read_as, rows = [job.method], []
+    if job.method == "erm":
+        read_as = [method for method in OF_ERM if method in config.method]
     for alpha in config.alpha:
         at_alpha = interpolate_weights(setup.zero_shot, model, alpha) if alpha < 1 else model
-        about = {**about_job(job), "alpha": alpha, "seconds": checkpoints.seconds()}
-        rows += evaluate_rows(at_alpha, setup, [job.beta], {**about, "core_targets": quality})
+        p = predict_all(at_alpha, data, prompts)
+        about = {**about_job(job), "alpha": alpha, "seconds": checkpoints.seconds(), "core_targets": quality}
+        for method in read_as:
+            beta = job.beta if method == job.method else beta_of(config, config.lam)
+            p_of_method = ensemble(p, setup.p_zero_shot) if method == "ensemble" else p
+            rows += rows_of(p_of_method, data, [beta], {**about, "method": method})
     return rows
 
 
-def evaluate_rows(model, setup, betas, about):
+def rows_of(p, data, betas, about):
     """Rows of results: what they are of, and what was measured with each beta."""
-    results = evaluate(model, setup.data, setup.prompts, betas)
-    return [{"seconds": None, "core_targets": None, **about, **result} for result in results]
+    return [{"seconds": None, "core_targets": None, **about, **evaluate(p, data, beta)} for beta in betas]
 
 
 def evaluate_saved(config, out):
@@ -596,9 +586,10 @@ def evaluate_saved(config, out):
     saved = read_saved(config.model, METHODS)
     setup = set_up(config, out, saved)
     report.make_folders(out, [])
-    about = {key: saved[key] for key in ("method", "seed", "lam")} | {"alpha": 1.0}
+    about = {key: saved.get(key) for key in ("method", "seed", "lam", "estimator")} | {"alpha": 1.0}
+    p = predict_all(setup.zero_shot, setup.data, setup.prompts)
     beta = saved["beta"] if config.beta is None else config.beta
-    return report.make(evaluate_rows(setup.zero_shot, setup, [beta], about), setup)
+    return report.make(rows_of(p, setup.data, [beta], about), setup)
 
 
 def run(config, out=None):
@@ -609,23 +600,23 @@ def run(config, out=None):
     if config.eval_only:
         return evaluate_saved(config, out)
     setup, rows = set_up(config, out), []
-    seeds = range(config.seed, config.seed + config.seeds)
-    jobs = [job for seed in seeds for method in config.method for job in jobs_of(method, config, seed)]
+    seeds, drawn = range(config.seed, config.seed + config.seeds), config.dataset in world.CAMERAS
+    trainings = dict.fromkeys("erm" if method in OF_ERM else method for method in config.method)
+    jobs = [job for seed in seeds for method in trainings for job in jobs_of(method, config, seed)]
     errors.check_learnable(setup.data.train, config, setup.zero_shot, jobs)
     report.make_folders(out, jobs)
     report.say_what_is_to_come(setup, jobs, len(shuffled_batches(len(setup.data.train), config, 0)))
     for seed in seeds:
-        if seed > config.seed and config.dataset == "toy":  # files are the same for every seed
+        if seed > config.seed and drawn:  # files are the same for every seed
             setup = setup._replace(data=load_data(config, seed))
-        if seed == config.seed or config.dataset == "toy":
-            setup = encode_training(setup, jobs)
-        for method in config.method:
-            if method == "zero-shot":  # each head, and their mixture
-                betas = dict.fromkeys((1.0, 0.0, beta_of(config, config.lam)))
-                about = {"method": method, "seed": seed, "lam": None, "alpha": 0.0}
-                rows += evaluate_rows(setup.zero_shot, setup, betas, about)
-            for job in jobs_of(method, config, seed):
-                rows += fine_tune(job, setup)
+        if seed == config.seed or drawn:
+            setup = ask_zero_shot(setup, jobs)
+        if "zero-shot" in config.method:  # each head, and their mixture
+            betas = dict.fromkeys((1.0, 0.0, beta_of(config, config.lam)))
+            about = {"method": "zero-shot", "seed": seed, "lam": None, "estimator": None, "alpha": 0.0}
+            rows += rows_of(setup.p_zero_shot, setup.data, betas, about)
+        for job in jobs:
+            rows += fine_tune(job, setup) if job.seed == seed else []
     return report.make(rows, setup)
 
 

@@ -1,17 +1,26 @@
 #!/usr/bin/env python3
-"""What takes too long for a notebook: the trainings behind notebooks 3, 5 and 6, each on five seeds.
+"""What takes too long for a notebook: the trainings behind README and notebooks 3, 5 and 6, on five seeds.
 
-`python notebooks/record.py` trains and evaluates them with drm_min's own functions, and writes two files to
-notebooks/recorded/: metrics.json (every metric that the notebooks show) and predictions.safetensors (what the
-models of the first seed say of each test image). `load` and `load_predictions` read them back.
+    python notebooks/record.py              everything, in about an hour on two cores
+    python notebooks/record.py NAME ...     some of it: notebooks, trust, clips, or one of RUNS
+
+`notebooks` trains and evaluates with drm_min's own functions and writes two files to notebooks/recorded/:
+metrics.json (every metric that the notebooks show) and predictions.safetensors (what the models of the first
+seed say of each test image). `load` and `load_predictions` read them back. RUNS are the commands of README's
+tables and of toy/tradeoff.png; of each, results.json without what no table shows is kept as NAME.json, and
+`load_run` gives it back, for support.report to print. `trust` and `clips` are described where they are made.
 """
 
 import copy
 import dataclasses
+import functools
 import hashlib
 import json
 import math
+import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -22,7 +31,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import drm_min
-from support.errors import write
+from support import report
+from support.errors import markdown, write
+from support.targets import TRUST, posterior_targets
 from support.texts import prompts_of
 from support.weights import load_clip
 
@@ -38,9 +49,11 @@ LAMBDAS = {  # the path; at its ends one head is trained alone
     "wrm": math.inf,
 }
 TRAININGS = {  # name -> (lambda, core targets, descriptions, form of the loss)
-    **{name: (lam, "softmax", "toy", "ce") for name, lam in LAMBDAS.items()},
-    **{name: (1.0, name, "toy", "ce") for name in ("onehot", "normalized", "label", "oracle")},
-    **{name: (1.0, "softmax", "toy." + name, "ce") for name in ("shuffled", "context")},
+    **{name: (lam, "posterior", "toy", "ce") for name, lam in LAMBDAS.items()},
+    **{name: (1.0, name, "toy", "ce") for name in ("onehot", "softmax", "normalized", "label", "oracle")},
+    **{name: (1.0, "posterior", "toy." + name, "ce") for name in ("shuffled", "context")},
+    **{"wrm-" + name: (math.inf, "posterior", "toy." + name, "ce") for name in ("shuffled", "context")},
+    "wrm-softmax": (math.inf, "softmax", "toy", "ce"),
     "wrm-oracle": (math.inf, "oracle", "toy", "ce"),
     "flyp": (0.0, None, "toy", "flyp-released"),
 }
@@ -50,6 +63,17 @@ ALPHAS = [i / 10 for i in range(10)]  # WiSE-FT; 1 is the training itself
 WITH_ALPHAS = ("erm", "drm-1", "flyp")
 WITH_PREDICTIONS = (*LAMBDAS, "shuffled", "context")
 KEPT = ("accuracy", "log_loss", "accuracy_visible", "accuracy_hidden")
+
+# What README's tables show: name -> the words after `python drm_min.py`
+RIVALS = "zero-shot erm erm-mixed ensemble wrm drm dual".split()
+TARGETS = "posterior bootstrap normalized softmax label oracle".split()  # onehot is the method dual
+RUNS = {
+    "rivals": ["--method", *RIVALS, "flyp", "--alpha", "0.3", "0.5", "0.7", "1", "--seeds", "5"],
+    "targets": ["--method", *RIVALS, "--core-targets", *TARGETS, "--seeds", "5"],
+    "sweep": ["--sweep", "0.1", "0.3", "3", "10", "--seeds", "5"],
+}
+RUNS["targets-fog"] = ["--dataset", "toy-fog", *RUNS["targets"]]
+TRUSTS = (0.5, 0.8)  # beside 0 (normalized), the default, and 1 (onehot)
 
 
 def beta_of(name):
@@ -102,7 +126,8 @@ def setups(config, zero_shot, tokenizer, seed):
 def rows_of(model, setup, betas, **about):
     """The rows of a model, one for each beta, with the metrics that are kept."""
     rows = []
-    for result in drm_min.evaluate(model, setup.data, setup.prompts, betas):
+    p = drm_min.predict_all(model, setup.data, setup.prompts)
+    for result in (drm_min.evaluate(p, setup.data, beta) for beta in betas):
         splits = {}
         for split, metrics in ({"validation": result["validation"]} | result["domains"]).items():
             splits[split] = {key: round(metrics[key], 5) for key in KEPT}
@@ -184,5 +209,129 @@ def pick(rows, training, beta=None, alpha=1.0):
     return found
 
 
+# ------------------------------------------------------------------------------------------ README's tables
+
+
+def record_run(name, folder=FOLDER):
+    """One of RUNS, as drm_min makes it -> what is kept of its results.json. The sweep's picture too."""
+    config = drm_min.command_line(drm_min.Config, RUNS[name], "drm_min.py", "")
+    made = drm_min.run(config)
+    if name == "sweep":
+        report.plot_tradeoff(made).savefig(ROOT / "toy" / "tradeoff.png", dpi=150)
+    keep(made, folder / f"{name}.json")
+    print("\n".join(report.table(made)))
+
+
+def keep(made, path):
+    """What tables show of a report, a line for each row of results."""
+    rows = []
+    for row in made["results"]:
+        splits = {"validation": row["validation"], **row["domains"]}
+        short = {name: {key: round(m[key], 6) for key in KEPT} for name, m in splits.items()}
+        row = row | {"validation": short.pop("validation"), "domains": short, "seconds": None}
+        rows.append(json.dumps(row, separators=(",", ":"), allow_nan=False))
+    config = {"seeds": made["config"]["seeds"], "dataset": made["config"]["dataset"]}
+    about = {key: made["about"][key] for key in ("metrics", "ceilings", "torch")}
+    head = json.dumps({"config": config, "about": about, "recorded": inputs()["sha256"]})
+    text = head[:-1] + ',\n"results": [\n' + ",\n".join(rows) + "\n]}\n"
+    write(path, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def load_run(name, folder=FOLDER):
+    """What was kept of one of RUNS: a report, as drm_min.run returns it, with fewer metrics."""
+    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def record_trust(folder=FOLDER, seeds=SEEDS, trusts=TRUSTS):
+    """`posterior` targets whose trust in the label is another: DRM and WRM, in clear air and in fog."""
+    rows = []
+    for trust in trusts:
+        drm_min.REFINED[f"trust {trust}"] = functools.partial(posterior_targets, trust=trust)
+    for dataset in ("toy", "toy-fog"):
+        config = drm_min.Config(dataset=dataset)
+        setup = drm_min.set_up(config)
+        for seed in seeds:
+            data = drm_min.load_data(config, seed)
+            features = drm_min.encode_images(setup.zero_shot, data.train)
+            setup = setup._replace(data=data, features=features)
+            for trust in trusts:
+                for method, lam in (("wrm", math.inf), ("drm", 1.0)):
+                    training = (lam, f"trust {trust}", "toy", "ce")
+                    job = job_of(method, training, seed)
+                    targets, _ = drm_min.targets_for(job, setup)
+                    model = copy.deepcopy(setup.zero_shot)
+                    drm_min.train(model, data.train, setup.prompts, targets, job, config)
+                    p = drm_min.predict_all(model, data, setup.prompts)
+                    summary = drm_min.evaluate(p, data, job.beta)["summary"]
+                    row = {"dataset": dataset, "seed": seed, "trust": trust, "method": method, **summary}
+                    print(row, flush=True)
+                    rows.append(row)
+    text = "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n"
+    write(folder / "trust.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def load_trust(folder=FOLDER):
+    """-> {(dataset, method): {trust: OOD mean of each seed, in %}}, with what RUNS know of its ends."""
+    curves = {(dataset, method): {} for dataset in ("toy", "toy-fog") for method in ("drm", "wrm")}
+    known = {"normalized": 0.0, "posterior": TRUST, "onehot": 1.0}
+    for dataset, run in (("toy", "targets"), ("toy-fog", "targets-fog")):
+        for row in load_run(run, folder)["results"]:
+            method = "drm" if row["method"] == "dual" else row["method"]
+            if row["estimator"] in known and (dataset, method) in curves:
+                value = 100 * row["summary"]["ood_mean_accuracy"]
+                curves[dataset, method].setdefault(known[row["estimator"]], []).append(value)
+    for row in json.loads((folder / "trust.json").read_text(encoding="utf-8")):
+        value = 100 * row["ood_mean_accuracy"]
+        curves[row["dataset"], row["method"]].setdefault(row["trust"], []).append(value)
+    return {key: dict(sorted(curve.items())) for key, curve in curves.items()}
+
+
+# ---------------------------------------------------------------------------------------- more than one CLIP
+
+HEADLINE = ("zero-shot", "erm", "ensemble", "wrm", "drm")  # what the toy job trains
+CLIPS = (0, 1, 2)  # seeds of toy/pretrain.py; 0 is the one in toy/clip
+
+
+def record_clips(folder=FOLDER, seeds=SEEDS):
+    """The headline rows on tiny CLIPs that were pre-trained with other seeds, each over five seeds."""
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        for clip in CLIPS:
+            path = ROOT / "toy" / "clip"
+            if clip:
+                path = Path(place) / f"clip-{clip}"
+                pretrain = [sys.executable, ROOT / "toy" / "pretrain.py", "--seed", clip, "--out", path]
+                subprocess.run(list(map(str, pretrain)), check=True, stdout=subprocess.DEVNULL)
+            for dataset in ("toy", "toy-fog"):
+                options = {"dataset": dataset, "method": HEADLINE, "seeds": len(seeds)}
+                made = drm_min.run(drm_min.Config(model=f"local-dir:{path}", **options))
+                for name, of_seeds in report.by_name(made["results"]).items():
+                    for key in ("ood_mean_accuracy", "worst_log_loss"):
+                        mean = statistics.fmean(report.column(of_seeds, key))
+                        rows.append({"clip": clip, "dataset": dataset, "row": name, key: round(mean, 6)})
+    text = "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n"
+    write(folder / "clips.json", lambda path: path.write_text(text, encoding="utf-8"))
+    print("\n".join(clips_table(folder)))
+
+
+def clips_table(folder=FOLDER):
+    """OOD mean (worst log loss) of the headline rows for each CLIP, and the mean over CLIPs, as lines."""
+    found = {}
+    for row in json.loads((folder / "clips.json").read_text(encoding="utf-8")):
+        for key in row.keys() & {"ood_mean_accuracy", "worst_log_loss"}:
+            found.setdefault((row["dataset"], row["row"]), {}).setdefault(key, []).append(row[key])
+    lines = [["data", "method", *(f"CLIP {clip}" for clip in CLIPS), "mean ± s.d. over CLIPs"]]
+    for (dataset, name), of_clips in found.items():
+        accuracy, loss = of_clips["ood_mean_accuracy"], of_clips["worst_log_loss"]
+        each = [f"{100 * a:.1f} ({b:.2f})" for a, b in zip(accuracy, loss)]
+        lines.append([dataset, name, *each, f"{report.cell(accuracy, 100)} ({report.cell(loss, digits=2)})"])
+    return markdown(lines)
+
+
+PARTS = {"notebooks": record, "trust": record_trust, "clips": record_clips}
+PARTS |= {name: functools.partial(record_run, name) for name in RUNS}
+
+
 if __name__ == "__main__":
-    record()
+    for part in sys.argv[1:] or PARTS:
+        PARTS[part]()

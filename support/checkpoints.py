@@ -25,13 +25,14 @@ LONG = 120  # seconds: a training that takes longer says early how long
 # What decides a training, beside its method, lambda, seed and prompts.
 RECIPE = (
     *("dataset", "model", "pretrained", "epochs", "batch_size", "accumulate", "lr", "warmup", "weight_decay"),
-    *("select", "core_targets", "loss", "precision", "skip_bad_images"),
+    *("select", "loss", "precision", "skip_bad_images"),
 )
 
 
 def about_job(job):
     """A training in the words of results.json; lam is None for WRM alone, the limit of large lambdas."""
-    return {"method": job.method, "seed": job.seed, "lam": None if job.method == "wrm" else job.lam}
+    lam = None if job.method == "wrm" else job.lam
+    return {"method": job.method, "seed": job.seed, "lam": lam, "estimator": job.estimator}
 
 
 def about_training(job, setup):
@@ -39,23 +40,28 @@ def about_training(job, setup):
     config, about = setup.config, about_job(job)
     recipe = {key: getattr(config, key) for key in RECIPE}
     recipe["beta"] = job.beta if config.select == "best" else None  # it chooses the epoch, and no weight else
-    recipe |= {"lam": str(about["lam"]), "seed": job.seed, "training_images": len(setup.data.train)}
+    recipe |= {"lam": str(about["lam"]), "seed": job.seed, "core_targets": job.estimator}
+    recipe["training_images"] = len(setup.data.train)
     versions = {"torch": torch.__version__, "open_clip": open_clip.__version__}
     about |= {"beta": job.beta, "dataset": config.dataset, "prompts": setup.texts}
     return about | {"recipe": recipe, "versions": versions}
 
 
-def model_folder(out, method, lam, seed, **_):
+def model_folder(out, method, lam, seed, estimator, **_):
     """The folder of a training."""
     with_lambda = f"-lambda-{lam:g}" if method in ("drm", "dual") else ""
-    return Path(out) / f"{method}{with_lambda}-seed-{seed}"
+    with_targets = f"-{estimator}" if method in ("drm", "wrm") else ""
+    return Path(out) / f"{method}{with_lambda}{with_targets}-seed-{seed}"
 
 
 def read_saved(model, methods):
     """The drm.json of a model that is to be evaluated. Raises BadInput where a run did not write it."""
     saved = read_json(find(model.removeprefix("local-dir:")) / "drm.json")
     numbers = [(saved.get("beta"), 1), (saved.get("lam") or 0, 1e6), (saved.get("seed"), 2**31)]
-    good = saved.get("method") in methods[1:] and type(saved.get("seed")) is int  # the first is zero-shot
+    trained = [method for method in methods if method not in ("zero-shot", "erm-mixed", "ensemble")]
+    good = saved.get("method") in trained and type(saved.get("seed")) is int
+    good = good and isinstance(saved.get("estimator"), (str, type(None)))
+    good = good and (saved.get("lam") is not None or saved["method"] == "wrm")
     good = good and all(type(value) in (int, float) and 0 <= value <= high for value, high in numbers)
     for head in ("default", "concept"):
         texts_of = saved["prompts"].get(head) if isinstance(saved.get("prompts"), dict) else None

@@ -69,7 +69,7 @@ def complete(config, recipes):
     if config.model is not None and config.pretrained is None:
         recipe.pop("pretrained", None)  # the tag in the recipe belongs to the model in the recipe
     check_values(config, recipe)
-    for name in ("method", "sweep", "alpha", "template"):
+    for name in ("method", "sweep", "alpha", "core_targets", "template"):
         object.__setattr__(config, name, tuple(dict.fromkeys(getattr(config, name))))
     check_together(config)
     if config.out is None:

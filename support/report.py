@@ -17,11 +17,14 @@ from support.weights import pick_precision
 METHODS = {
     "zero-shot": ("zero-shot", "#777777", "P"),
     "erm": ("ERM", "#D55E00", "s"),
+    "erm-mixed": ("ERM, both heads mixed", "#D55E00", "X"),
+    "ensemble": ("ERM + zero-shot concept head", "#56B4E9", "*"),
     "wrm": ("WRM", "#009E73", "^"),
     "drm": ("DRM", "#0072B2", "o"),
     "dual": ("dual one-hot", "#CC79A7", "D"),
     "flyp": ("FLYP", "#E69F00", "v"),
 }
+TWO_MODELS = {"ensemble"}  # are kept, and each reads every image; the others' heads share one model
 # beta -> which head of the zero-shot model is evaluated, and its marker
 ZERO_SHOT = {1.0: ("default head", "<"), 0.0: ("concept head", ">")}
 
@@ -101,20 +104,26 @@ def say_quality(quality):
     log(said)
 
 
-def row_name(row):
-    """A row of results in words."""
+def row_name(row, estimator=None):
+    """A row of results in words, with the estimator of its core targets if one is given."""
     if row["method"] == "zero-shot":
         return "zero-shot, " + ZERO_SHOT.get(row["beta"], ("both mixed",))[0]
     lam = f", lambda {row['lam']:g}" if row["method"] in ("drm", "dual") else ""
     wise = f", WiSE-FT {row['alpha']:g}" if row["alpha"] < 1 else ""
-    return METHODS[row["method"]][0] + lam + wise
+    return METHODS[row["method"]][0] + lam + (f", {estimator}" if estimator else "") + wise
+
+
+def estimators_of(results):
+    """Those that --core-targets asked for, in its order."""
+    return list(dict.fromkeys(row["estimator"] for row in results if row["method"] in ("wrm", "drm")))
 
 
 def by_name(results):
     """Rows of all seeds -> row name -> its rows, one per seed, in the order of the first seed."""
-    grouped = {}
+    grouped, several = {}, len(estimators_of(results)) > 1
     for row in results:
-        grouped.setdefault(row_name(row), []).append(row)
+        told_apart = several and row["method"] in ("wrm", "drm")
+        grouped.setdefault(row_name(row, row["estimator"] if told_apart else None), []).append(row)
     return grouped
 
 
@@ -142,7 +151,7 @@ def best_wise_ft(grouped, metric):
     for name, rows in grouped.items():
         if 0 < rows[0]["alpha"] < 1:
             score = statistics.fmean(row["validation"][metric] for row in rows)
-            training = rows[0]["method"], rows[0]["lam"]
+            training = rows[0]["method"], rows[0]["lam"], rows[0]["estimator"]
             best[training] = max(best.get(training, (score, name)), (score, name), key=lambda pair: pair[0])
     return {name for _, name in best.values()}
 
@@ -159,7 +168,7 @@ def table(report):
         heading = [f"{words(id_metric)} % (log loss)", *metric_of]
     else:
         heading = ["% (log loss)", *(f"{domain}: {words(metric)}" for domain, metric in metric_of.items())]
-    lines = [heading + ["OOD mean", "OOD worst", "worst log loss"]]
+    lines = [heading + ["OOD mean", "OOD worst", "worst log loss", "models"]]
     for name, rows in grouped.items():
         line = [name + " *" * (name in best)]
         for domain, metric in metric_of.items():
@@ -167,7 +176,7 @@ def table(report):
             losses = cell([m["log_loss"] for m in measured], digits=2)
             line.append(f"{cell([m[metric] for m in measured], 100)} ({losses})")
         line += [cell(column(rows, f"ood_{what}_{ood_metric}"), 100) for what in ("mean", "worst")]
-        line.append(cell(column(rows, "worst_log_loss"), digits=2))
+        line += [cell(column(rows, "worst_log_loss"), digits=2), str(1 + (rows[0]["method"] in TWO_MODELS))]
         if report["config"]["seeds"] > 1 and drm and column(rows, f"ood_mean_{ood_metric}"):
             line.append(lead(drm[0], rows, f"ood_mean_{ood_metric}"))
         lines.append(line)
@@ -199,6 +208,8 @@ def notes(report):
     for name, metrics in report["results"][0]["domains"].items():
         counts = ", ".join(f"{k.removeprefix('n_')} {n}" for k, n in metrics.items() if k.startswith("n_"))
         lines.append(f"{name}: {metrics['n']} images" + (f" ({counts})" if counts else ""))
+    if any(row["method"] in TWO_MODELS for row in report["results"]):
+        lines.append("models: how many are kept; each reads every image once, however many heads it has")
     return lines + ["log losses in nats; ± is the standard deviation over seeds"]
 
 
@@ -251,6 +262,7 @@ def new_figure(width, height):
 def draw_panel(axes, grouped, x, y):
     """One panel; x and y are (name, function of a row) -> {name in the legend: what is drawn}."""
     legend, path_of_lambda = {}, []
+    first, *others = estimators_of(rows[0] for rows in grouped.values()) or [None]
     for name, rows in grouped.items():
         (at_x, sd_x), (at_y, sd_y) = (spread([of(row) for row in rows]) for _, of in (x, y))
         method, alpha = rows[0]["method"], rows[0]["alpha"]
@@ -261,7 +273,10 @@ def draw_panel(axes, grouped, x, y):
         look = {"markerfacecolor": "white" if wise else colour, "markersize": 5 if wise else 9, "zorder": 3}
         drawn = axes.errorbar(at_x, at_y, sd_y, sd_x, fmt=marker, color=colour, linewidth=1, **look)
         legend.setdefault(series + ", WiSE-FT" * wise, drawn)
-        if method in ("erm", "drm", "wrm") and alpha == 1:
+        if rows[0]["estimator"] in others and method != "dual" and alpha == 1:
+            at = {"textcoords": "offset points", "fontsize": 7}
+            axes.annotate(rows[0]["estimator"], (at_x, at_y), (7, -9), **at)
+        elif method in ("erm", "drm", "wrm") and alpha == 1:
             path_of_lambda.append((math.inf if method == "wrm" else rows[0]["lam"], at_x, at_y))
     if len(path_of_lambda) > 1:
         _, xs, ys = zip(*sorted(path_of_lambda))
@@ -283,7 +298,7 @@ def histories_of(report, out):
         file = model_folder(out, **row) / "model" / "history.csv"
         trained = row["method"] != "zero-shot" and not report["config"].get("eval_only")
         if trained and file.is_file():
-            name = f"{row_name(row | {'alpha': 1})}, seed {row['seed']}"
+            name = f"{row_name(row | {'alpha': 1}, row['estimator'])}, seed {row['seed']}"
             histories[name, METHODS[row["method"]][1]] = read_history(file)
     return histories
 

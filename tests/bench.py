@@ -305,7 +305,7 @@ def memory(rounds):
     peaks = f"DRM {drm / 2**30:.2f} GiB, ERM {erm / 2**30:.2f} GiB"
     yield "memory_drm_vs_erm", drm / erm, f"peak of a process that trains: {peaks}; 8 classes (toy), batch 32"
     features, table = 1_280_000 * 512 * 2, 1_280_000 * 1000 * 4  # bytes
-    for estimator in ("softmax", "label"):
+    for estimator in ("softmax", "label", "posterior"):
         before, after, ready, of_batch = peak_of(peak_of_core_targets, estimator)
         beside = f"{(after - before) / 2**30:.2f} GiB beside the features' {features / 2**30:.2f}"
         times = f"ready in {ready:.0f} s, then {1000 * of_batch:.1f} ms a batch of 512"

@@ -126,6 +126,12 @@ def results(out):
     return json.loads((out / "results.json").read_text())
 
 
+def evaluated(model, data, prompts, betas):
+    """What one reading of the images gives -> a result for each beta."""
+    p = drm_min.predict_all(model, data, prompts)
+    return [drm_min.evaluate(p, data, beta) for beta in betas]
+
+
 # --------------------------------------------------------------- small random models on small pictures
 
 CLASSES = ("cat", "dog", "owl")
@@ -156,7 +162,7 @@ SHAPES = {
     ),
 }
 NAME = "drm-test-vit"  # under which open_clip knows the small ViT, where a test says so
-DRM = "drm-lambda-1-seed-0"
+DRM = "drm-lambda-1-posterior-seed-0"
 
 
 @pytest.fixture(scope="module")

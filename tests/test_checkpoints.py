@@ -65,17 +65,19 @@ def rows(report):
 def test_every_shape_goes_through_every_method_and_its_folder_gives_the_same_metrics(
     world, tmp_path, monkeypatch, shape, loss
 ):
-    seen, evaluate, methods = [], drm_min.evaluate, list(drm_min.METHODS)[1:]
+    seen, predict_all = [], drm_min.predict_all
+    readings, others = list(drm_min.OF_ERM), ["wrm", "drm", "dual", "flyp"]
 
     def noted(model, *rest):
         seen.append(copy.deepcopy(model.state_dict()))
-        return evaluate(model, *rest)
+        return predict_all(model, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(drm_min, "evaluate", noted)
+        patch.setattr(drm_min, "predict_all", noted)
         more = dict(method=drm_min.METHODS, loss=loss, lam=3.0, alpha=(0.5, 1.0))
         results = run(tmp_path, world, shape, **more)["results"]
-    assert [r["method"] for r in results] == ["zero-shot"] * 3 + [m for m in methods for _ in "ab"]
+    methods = ["zero-shot"] * 3 + readings * 2 + [method for method in others for _ in "ab"]
+    assert [row["method"] for row in results] == methods and {*methods} == {*drm_min.METHODS}
     for result in results:
         assert list(result["domains"]) == ["val", "sketch"]
         assert math.isfinite(result["summary"]["worst_log_loss"])
@@ -85,22 +87,25 @@ def test_every_shape_goes_through_every_method_and_its_folder_gives_the_same_met
     for half, end in zip(seen[1::2], ends):
         assert close(half, {k: (start[k] + end[k]) / 2 for k in start}, 1e-6)
 
-    folder = tmp_path / "drm-lambda-3-seed-0" / "model"
+    folder = tmp_path / "drm-lambda-3-posterior-seed-0" / "model"
     loaded = open_clip.create_model(f"local-dir:{folder}", require_pretrained=True).state_dict()
-    assert equal(loaded, ends[methods.index("drm")]) and not equal(loaded, ends[methods.index("dual")])
+    of_drm, of_dual = (ends[1 + others.index(method)] for method in ("drm", "dual"))
+    assert equal(loaded, of_drm) and not equal(loaded, of_dual)
     about = json.loads((folder / "drm.json").read_text())
     expected = dict(method="drm", lam=3, beta=0.25, seed=0, dataset="folder", quick_gelu=False)
+    expected |= dict(estimator="posterior")
     assert {k: about[k] for k in expected} == expected
     assert about["prompts"] == dict(
         default={c: [f"a drawing of a {c}."] for c in CLASSES},
         concept={c: [f"{c} with a tail", f"what a {c}"] for c in CLASSES},
     )
     recipe = dict(lr=1e-3, loss=loss, weight_decay=0.2, precision="auto", beta=None)
+    recipe |= dict(core_targets="posterior")
     assert {k: about["recipe"][k] for k in recipe} == recipe
     assert about["versions"] == dict(torch=torch.__version__, open_clip=open_clip.__version__)
     [before] = [row for row in results if row["method"] == "drm" and row["alpha"] == 1]
     [again] = drm_min.run(evaluation(world, folder))["results"]
-    for key in ("method", "seed", "lam", "beta", "domains", "validation", "summary"):
+    for key in ("method", "seed", "lam", "estimator", "beta", "domains", "validation", "summary"):
         assert again[key] == before[key]
 
 
@@ -131,7 +136,8 @@ def test_eval_only_listens_to_beta_and_refuses_what_is_not_the_models_own(world,
 
 def drm_json(**more):
     prompts = {head: {c: [c] for c in CLASSES} for head in ("default", "concept")}
-    return dict(method="drm", beta=0.5, lam=1.0, seed=0, prompts=prompts) | more
+    own = dict(method="drm", beta=0.5, lam=1.0, seed=0, estimator="softmax", prompts=prompts)
+    return own | more
 
 
 @pytest.mark.parametrize(
@@ -147,6 +153,10 @@ def drm_json(**more):
         dict(prompts=dict(default={c: [] for c in CLASSES}, concept={c: ["a"] for c in CLASSES})),
         dict(method=["drm"]),
         dict(method="zero-shot"),
+        dict(method="ensemble"),  # of two models, of which this is one
+        dict(method="erm-mixed"),
+        dict(estimator=["softmax"]),
+        dict(lam=None),  # of wrm alone
     ],
 )
 def test_a_drm_json_that_no_run_wrote_is_refused(world, tmp_path, change):
@@ -160,7 +170,7 @@ def test_a_drm_json_that_no_run_wrote_is_refused(world, tmp_path, change):
 
 def test_evaluating_a_toy_model_again_draws_the_images_of_its_own_seed(tmp_path, monkeypatch):
     draw = drm_min.world.draw
-    monkeypatch.setattr(drm_min.world, "draw", lambda n, *rest: draw(n // 20, *rest))
+    monkeypatch.setattr(drm_min.world, "draw", lambda n, *rest, **more: draw(n // 20, *rest, **more))
     config = dict(device="cpu", epochs=1, batch_size=100, method="erm", seed=3, out=str(tmp_path))
     [trained] = drm_min.run(Config(**config), tmp_path)["results"]
     model = f"local-dir:{tmp_path}/erm-seed-3/model"
@@ -180,7 +190,7 @@ def test_a_file_where_a_model_will_go_is_said_before_training(world, tmp_path, m
 
 
 def test_history_has_a_row_a_step_whose_terms_add_up_and_goes_on_where_it_was_stopped(world, tmp_path):
-    more, of = dict(lam=3.0, select="best", epochs=3, warmup=1), "drm-lambda-3-seed-0"
+    more, of = dict(lam=3.0, select="best", epochs=3, warmup=1), "drm-lambda-3-posterior-seed-0"
     assert stop_at(tmp_path, 3, world, **more) == 130
     before = history(tmp_path, of, "step-3")
     [result] = run(tmp_path, world, resume=True, **more)["results"]
@@ -197,10 +207,12 @@ def test_history_has_a_row_a_step_whose_terms_add_up_and_goes_on_where_it_was_st
     assert max(scores[1::2]) == result["validation"]["accuracy"]
 
 
-@pytest.mark.parametrize("method, terms", [("erm", (True, False)), ("wrm", (False, True))])
-def test_history_has_no_term_of_a_head_that_is_not_trained(world, tmp_path, method, terms):
+@pytest.mark.parametrize(
+    "method, of, terms", [("erm", "erm", (True, False)), ("wrm", "wrm-posterior", (False, True))]
+)
+def test_history_has_no_term_of_a_head_that_is_not_trained(world, tmp_path, method, of, terms):
     run(tmp_path, world, method=method, epochs=1)
-    for row in history(tmp_path, f"{method}-seed-0"):
+    for row in history(tmp_path, f"{of}-seed-0"):
         erm, wrm = float(row["erm_loss"]), float(row["wrm_loss"])
         assert (erm > 0, wrm > 0) == terms and float(row["loss"]) == erm + wrm and row["validation"] == ""
 
@@ -275,12 +287,12 @@ for argv, folder, events in json.loads(sys.argv[1]):
 @pytest.mark.slow
 def test_runs_killed_ten_times_at_random_have_the_weights_of_the_unbroken_ones(world, tmp_path):
     """Before, amid or after a step, a write, a rename or a removal; a run has five times `events` of them."""
-    softmax = dict(epochs=10, core_targets="softmax")
+    softmax, of = dict(epochs=10, core_targets=("softmax",)), "drm-lambda-1-softmax-seed-0"
     cases = {"last": softmax | dict(save_every=1), "best": softmax | dict(save_every=2, select="best")}
     jobs = []
     for (case, more), events in zip(cases.items(), (44, 26)):
         words = argv(tmp_path / case, world, "dropped", **more)
-        jobs.append((words, str(tmp_path / case / DRM), events))
+        jobs.append((words, str(tmp_path / case / of), events))
     done = subprocess.run(
         [sys.executable, "-c", KILLED, json.dumps(jobs)],
         cwd=ROOT,
@@ -294,7 +306,7 @@ def test_runs_killed_ten_times_at_random_have_the_weights_of_the_unbroken_ones(w
         assert list(some) == sorted(some) and some[-1] > 2, "no kill costs a checkpoint"
     for case, more in cases.items():
         run(tmp_path / "whole" / case, world, "dropped", **more)
-        assert same(tmp_path / case, tmp_path / "whole" / case)
+        assert same(tmp_path / case, tmp_path / "whole" / case, of)
 
 
 @pytest.mark.parametrize("by, step", [(signal.SIGINT, 33), (signal.SIGTERM, 7), (signal.SIGTERM, 40)])
@@ -364,7 +376,7 @@ def test_a_run_killed_while_it_clears_up_is_as_good_as_finished(world, tmp_path,
     "change, said",
     [
         (dict(lr=2e-3), "lr"),
-        (dict(epochs=3, core_targets="label"), "epochs, core_targets"),
+        (dict(epochs=3), "epochs"),
         (dict(precision="bf16"), "precision"),
         (dict(template=("a {}.",)), "set of prompts"),
         (dict(descriptions="other.json"), "set of prompts"),
@@ -376,6 +388,19 @@ def test_resuming_another_training_is_refused_and_names_what_differs(
     monkeypatch.chdir(world)
     with pytest.raises(BadInput, match=f"--resume: .*step-3 was trained with another {said};"):
         run(stopped, world, resume=True, select="best", **change)
+
+
+def test_other_core_targets_have_a_folder_of_their_own_and_no_other_may_go_on_in_it(world, stopped, tmp_path):
+    shutil.copytree(stopped, tmp_path / "out")
+    more, other = dict(select="best", core_targets=("label",)), "drm-lambda-1-label-seed-0"
+    run(tmp_path / "out", world, resume=True, **more)
+    run(tmp_path / "whole", world, **more)
+    assert same(tmp_path / "out", tmp_path / "whole", other)
+    assert [p.name for p in (tmp_path / "out" / DRM).iterdir()] == ["step-3"]
+    shutil.rmtree(tmp_path / "out" / other)
+    (tmp_path / "out" / DRM).rename(tmp_path / "out" / other)
+    with pytest.raises(BadInput, match="--resume: .*step-3 was trained with another epochs, core_targets;"):
+        run(tmp_path / "out", world, resume=True, epochs=3, **more)
 
 
 def test_another_beta_is_refused_on_resume_only_where_it_chose_the_epoch(world, stopped, tmp_path):

@@ -6,11 +6,12 @@ import math
 import open_clip
 import pytest
 import torch
-from conftest import VIT
+from conftest import VIT, equal, evaluated, options, run, weights
 
 import drm_min
-from drm_min import Config, Job, Prompts, Split, encode_images, evaluate, interpolate_weights, metrics, train
+from drm_min import Config, Job, Prompts, Split, encode_images, interpolate_weights, metrics, train
 from support.errors import BadInput
+from support.weights import load_clip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -54,7 +55,7 @@ def test_interpolation_gives_the_ends_and_touches_neither_source(clip, small, pr
 def test_evaluating_twice_gives_one_answer_and_leaves_the_mode(clip, small, prompts, training):
     model = copy.deepcopy(clip[0]).train(training)
     before = state(model)
-    first, second = (evaluate(model, small, prompts, (1.0, 0.5)) for _ in range(2))
+    first, second = (evaluated(model, small, prompts, (1.0, 0.5)) for _ in range(2))
     assert first == second and model.training is training
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
@@ -62,7 +63,7 @@ def test_evaluating_twice_gives_one_answer_and_leaves_the_mode(clip, small, prom
 def test_one_pass_of_the_image_encoder_serves_both_heads(clip, small, prompts):
     model, passes = copy.deepcopy(clip[0]), []
     model.visual.register_forward_hook(lambda module, args, out: passes.append(len(out)))
-    evaluate(model, small, prompts, (1.0, 0.0, 0.3, 0.5))
+    evaluated(model, small, prompts, (1.0, 0.0, 0.3, 0.5))
     assert passes == [96] * 5  # validation and four domains, each once
 
 
@@ -87,7 +88,7 @@ def test_probabilities_that_are_not_finite_stop_the_run(clip, small, prompts):
     model = copy.deepcopy(clip[0])
     model.text_projection.data.fill_(math.nan)
     with pytest.raises(BadInput, match="not finite"):
-        evaluate(model, small, prompts, (0.5,))
+        evaluated(model, small, prompts, (0.5,))
 
 
 def test_pictures_are_brought_to_the_size_that_the_model_sees():
@@ -97,6 +98,102 @@ def test_pictures_are_brought_to_the_size_that_the_model_sees():
     open_clip.model.set_model_preprocess_cfg(model, dict(mean=(0.5,) * 3, std=(0.5,) * 3))
     split = Split(torch.zeros(2, 3, 48, 48, dtype=torch.uint8), torch.zeros(2))
     assert encode_images(model, split).shape == (2, 16)
+
+
+# ------------------------------------------------------------------------------ one training, three readings
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The method of each training."""
+    trained, really_train = [], drm_min.train
+
+    def noted(model, split, prompts, targets, job, *rest):
+        trained.append(job.method)
+        return really_train(model, split, prompts, targets, job, *rest)
+
+    monkeypatch.setattr(drm_min, "train", noted)
+    return trained
+
+
+def measured(p_default, p_concept, beta, data, domains):
+    """Rows of results by hand: (validation, domains) of a mixture, {split: (N, C)} of two heads."""
+    p = {name: beta * p_default[name] + (1 - beta) * p_concept[name] for name in p_default}
+    return metrics(p["val"], data.val), {name: metrics(p[name], data.tests[name]) for name in domains}
+
+
+def test_erm_its_two_heads_mixed_and_the_ensemble_are_of_one_training_and_equal_mixtures_by_hand(
+    world, tmp_path, trained
+):
+    more = dict(method=("ensemble", "erm-mixed", "zero-shot", "erm"), lam=3.0, alpha=(0.5, 1.0))
+    rows = run(tmp_path, world, **more)["results"]
+    assert trained == ["erm"] and [p.name for p in tmp_path.iterdir()] == ["erm-seed-0"]
+    told = [(row["method"], row["alpha"], row["beta"]) for row in rows]
+    assert told[:3] == [("zero-shot", 0, beta) for beta in (1, 0, 0.25)]
+    of_erm = [("erm", 1), ("erm-mixed", 0.25), ("ensemble", 0.25)]
+    assert told[3:] == [(method, alpha, beta) for alpha in (0.5, 1) for method, beta in of_erm]
+    assert {(row["lam"], row["estimator"], row["core_targets"]) for row in rows[3:]} == {(0, None, None)}
+
+    setup = drm_min.set_up(Config(**options(tmp_path, world, **more)))
+    fine_tuned, _ = load_clip(f"local-dir:{tmp_path / 'erm-seed-0' / 'model'}")
+    assert not equal(weights(world / "vit"), fine_tuned.state_dict())
+    half = interpolate_weights(setup.zero_shot, fine_tuned, 0.5)
+    splits = {"val": setup.data.val, "sketch": setup.data.tests["sketch"]}
+
+    def heads(model):
+        p = {name: drm_min.predict(model, split, setup.prompts) for name, split in splits.items()}
+        return [{name: both[i] for name, both in p.items()} for i in (0, 1)]
+
+    _, concept_before = heads(setup.zero_shot)
+    by_hand = []
+    for model in (half, fine_tuned):
+        default, concept = heads(model)
+        for p_concept, beta in ((concept, 1.0), (concept, 0.25), (concept_before, 0.25)):
+            by_hand.append(measured(default, p_concept, beta, setup.data, rows[0]["domains"]))
+    assert [(row["validation"], row["domains"]) for row in rows[3:]] == by_hand
+    assert len({row["domains"]["sketch"]["log_loss"] for row in rows}) == 3 + 6
+
+
+@pytest.mark.parametrize("method", ["erm", "erm-mixed", "ensemble"])
+def test_a_reading_of_erm_is_the_same_whether_or_not_others_are_asked_for(world, tmp_path, trained, method):
+    def without_seconds(rows):
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+    rows = run(tmp_path / "all", world, method=("erm", "erm-mixed", "ensemble"), beta=0.3)["results"]
+    alone = run(tmp_path / "one", world, method=method, beta=0.3)["results"]
+    assert without_seconds(alone) == without_seconds(row for row in rows if row["method"] == method)
+    assert trained == ["erm", "erm"] and [row["beta"] for row in rows] == [1.0, 0.3, 0.3]
+    assert [p.name for p in (tmp_path / "one").iterdir()] == ["erm-seed-0"]
+
+
+def test_the_ensemble_of_every_seed_is_with_the_zero_shot_model_on_the_images_of_that_seed(
+    tmp_path, monkeypatch
+):
+    """The toy world draws anew: predictions of another seed's images would fit no label."""
+    whole = drm_min.load_data
+
+    def few(config, seed):
+        data = whole(config, seed)
+        some = torch.arange(200)
+        tests = {name: split.take(some) for name, split in data.tests.items()}
+        return data._replace(train=data.train.take(some), val=data.val.take(some), tests=tests)
+
+    monkeypatch.setattr(drm_min, "load_data", few)
+    more = dict(method=("ensemble", "zero-shot"), epochs=1, batch_size=100, beta=0.0, device="cpu", seeds=2)
+    rows = drm_min.run(Config(**more), tmp_path)["results"]
+    assert [(row["method"], row["seed"]) for row in rows] == [
+        (method, seed) for seed in (0, 1) for method in ("zero-shot", "zero-shot", "ensemble")
+    ]
+    for zero_shot, both in ((rows[1], rows[2]), (rows[4], rows[5])):
+        assert zero_shot["beta"] == both["beta"] == 0 and zero_shot["domains"] == both["domains"]
+    assert rows[1]["domains"] != rows[4]["domains"]
+
+
+def test_a_validation_split_that_is_also_a_test_is_read_once_and_found_under_its_name(clip, small, prompts):
+    model, passes = copy.deepcopy(clip[0]), []
+    model.visual.register_forward_hook(lambda module, args, out: passes.append(len(out)))
+    [row] = evaluated(model, small._replace(tests={"own": small.val}), prompts, (0.5,))
+    assert passes == [96] and row["domains"]["own"] == row["validation"]
 
 
 # ---------------------------------------------------------------------------------------------------- metrics

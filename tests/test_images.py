@@ -136,7 +136,7 @@ def test_a_bad_image_stops_the_run_and_is_named_or_is_left_out_of_training_and_c
 
     def encoded():
         setup = drm_min.Setup(config, None, drm_min.load_data(config), model, None, {}, PROMPTS)
-        return drm_min.encode_training(setup, drm_min.jobs_of("drm", config, seed=0))
+        return drm_min.ask_zero_shot(setup, drm_min.jobs_of("drm", config, seed=0))
 
     data = drm_min.load_data(config)
     if skip:
@@ -153,7 +153,7 @@ def test_a_bad_image_stops_the_run_and_is_named_or_is_left_out_of_training_and_c
             drm_min.train(copy.deepcopy(model), data.train, PROMPTS, None, ERM, config)
     (tmp_path / "e.png").write_text("no image")
     with pytest.raises(BadInput, match=r"e\.png: no image"):  # in a test, in any case
-        drm_min.evaluate(model, data, PROMPTS, (0.5,))
+        drm_min.predict_all(model, data, PROMPTS)
 
 
 # ----------------------------------------------------------------------------------------------- crops

@@ -1,12 +1,13 @@
 """The main job, run as a reader runs it."""
 
+import json
 import re
 import subprocess
 import sys
 
 import pytest
 import torch
-from conftest import ROOT, argv, results
+from conftest import DRM, ROOT, argv, results
 
 import drm_min
 from support import report
@@ -27,7 +28,7 @@ def test_default_job_shows_what_the_readme_says(job):
     rows = {row_name(row): row["summary"] for row in results(job[0])["results"]}
     domains = {row_name(row): row["domains"] for row in results(job[0])["results"]}
     zero_shot = ["zero-shot, default head", "zero-shot, concept head", "zero-shot, both mixed"]
-    assert list(rows) == [*zero_shot, "ERM", "WRM", "DRM, lambda 1"]
+    assert list(rows) == [*zero_shot, "ERM", "ERM + zero-shot concept head", "WRM", "DRM, lambda 1"]
     drm, erm, wrm = rows["DRM, lambda 1"], rows["ERM"], rows["WRM"]
     others = [row for name, row in rows.items() if name != "DRM, lambda 1"]
     assert drm["ood_mean_accuracy"] > max(row["ood_mean_accuracy"] for row in others)
@@ -42,7 +43,7 @@ def test_default_job_shows_what_the_readme_says(job):
 
 def test_job_prints_a_row_a_method_and_a_bar(job):
     table = [line for line in job[1].stdout.splitlines() if line.startswith("|")]
-    assert len(table) == 2 + 6 + 1 and "100%" in job[1].stderr and "Traceback" not in job[1].stderr
+    assert len(table) == 2 + 7 + 1 and "100%" in job[1].stderr and "Traceback" not in job[1].stderr
     assert len({len(line) for line in table}) == 1
     assert job[1].stderr.count("arning") == 0
 
@@ -54,7 +55,8 @@ def test_results_have_their_schema(job):
     assert (about["device"], about["precision"]) == ("cpu", "fp32")
     assert len(about["prompts_sha256"]) == 64
     for row in rows:
-        assert {"method", "seed", "lam", "beta", "alpha", "domains", "summary", "validation"} <= set(row)
+        assert {"method", "seed", "lam", "estimator", "beta", "alpha"} <= set(row)
+        assert {"domains", "summary", "validation"} <= set(row)
         assert list(row["domains"]) == ["id", "dim", "neutral", "spurious"]
         for m in row["domains"].values():
             assert m["n"] == 2000 and 0 <= m["accuracy"] <= 1 and m["log_loss"] > 0
@@ -75,7 +77,7 @@ def test_results_have_their_schema(job):
 def test_picture_is_written_and_no_temporary_file_stays(job):
     assert (job[0] / "tradeoff.png").read_bytes().startswith(b"\x89PNG")
     assert not [f for f in job[0].rglob("*") if f.suffix in (".tmp", ".old")]
-    written = {"results.json", "tradeoff.png", "drm-lambda-1-seed-0"}
+    written = {"results.json", "tradeoff.png", DRM}
     assert written <= {f.name for f in job[0].iterdir()}
 
 
@@ -98,7 +100,9 @@ def test_same_seed_same_results(short, capsys):
     assert "WiSE-FT 0.5" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("methods", [["zero-shot"], ["dual"], ["flyp"], ["wrm"], ["erm", "wrm"]])
+@pytest.mark.parametrize(
+    "methods", [["zero-shot"], ["dual"], ["flyp"], ["wrm"], ["erm", "wrm"], ["erm-mixed"], ["ensemble"]]
+)
 def test_any_choice_of_methods_makes_a_table_and_a_picture(short, methods, capsys):
     rows = short("--method", *methods)["results"]  # it looks at the picture
     assert [row["method"] for row in rows] == (["zero-shot"] * 3 if methods == ["zero-shot"] else methods)
@@ -121,6 +125,35 @@ def test_a_stop_outside_training_says_how_to_go_on(monkeypatch, tmp_path, capsys
     assert drm_min.main(["--out", str(tmp_path)]) == 130 and "--resume" in capsys.readouterr().err
 
 
+def test_drm_and_wrm_are_trained_with_each_estimator_in_folders_of_their_own_and_rows_tell_them_apart(
+    world, tmp_path, capfd
+):
+    more = dict(method=("drm", "erm", "wrm", "dual"), core_targets=("softmax", "label"), sweep=(3.0,))
+    assert drm_min.main(argv(tmp_path, world, epochs=1, **more)) == 0
+    drm = [f"drm-lambda-{lam}-{estimator}" for estimator in ("softmax", "label") for lam in (1, 3)]
+    trainings = [*drm, "erm", "wrm-softmax", "wrm-label", "dual-lambda-1"]
+    assert {p.name for p in tmp_path.iterdir() if p.is_dir()} == {f"{name}-seed-0" for name in trainings}
+    out, err = capfd.readouterr()
+    assert re.findall(r"^(\S+)-seed-0: 100%", err.replace("\r", "\n"), re.M) == trainings
+    lines = [line.split("|")[1].strip() for line in out.splitlines() if line.startswith("| ")]
+    drm = [f"DRM, lambda {lam}, {estimator}" for estimator in ("softmax", "label") for lam in (1, 3)]
+    assert lines[2:] == [*drm, "ERM", "WRM, softmax", "WRM, label", "dual one-hot, lambda 1"]
+    rows = results(tmp_path)["results"]
+    both = ["softmax", "softmax", "label", "label"]
+    assert [row["estimator"] for row in rows] == [*both, None, "softmax", "label", "onehot"]
+    for row, training in zip(rows, trainings):
+        saved = json.loads((tmp_path / f"{training}-seed-0" / "model" / "drm.json").read_text())
+        assert saved["estimator"] == saved["recipe"]["core_targets"] == row["estimator"]
+        assert (row["core_targets"] or {"estimator": None})["estimator"] == row["estimator"]
+    assert len({row["summary"]["worst_log_loss"] for row in rows}) == len(rows)
+
+
+def test_with_one_estimator_no_row_says_which(world, tmp_path, capfd):
+    assert drm_min.main(argv(tmp_path, world, epochs=1, core_targets=("label", "label"))) == 0
+    assert "| DRM, lambda 1 " in capfd.readouterr().out
+    assert (tmp_path / "drm-lambda-1-label-seed-0" / "model").is_dir()
+
+
 # ----------------------------------------------------------------------- what a reader was not told, or lost
 
 
@@ -131,7 +164,7 @@ def test_device_precision_and_the_steps_to_come_were_not_said_and_the_bar_had_no
     assert read.startswith("folder: 3 classes (cat, dog, owl); images: train 12, val 6, sketch 6")
     assert domains == "in distribution: val; shifted: sketch"
     assert ahead == "device cpu, precision fp32; to train: 2 x 4 steps"
-    for training in ("erm-seed-0", "drm-lambda-1-seed-0"):
+    for training in ("erm-seed-0", DRM):
         bar = re.findall(rf"{training}: 100%.* 4/4 .*", err)[-1]
         assert re.search(r"loss \d+\.\d{3}, lr \d\.\de[-+]\d\d, \d+ images/s", bar), bar
     assert out.startswith("| accuracy") and "device cpu" not in out

@@ -93,3 +93,13 @@ def test_beta_follows_lambda():
     for config in (Config(), Config(beta=0.9)):
         (erm,), (wrm,), (flyp,) = (jobs_of(method, config, 0) for method in ("erm", "wrm", "flyp"))
         assert (erm.beta, wrm.beta, flyp.beta) == (1, 0, 1), "one head: nothing to mix"
+
+
+def test_each_estimator_of_core_targets_is_a_training_of_drm_and_wrm_and_of_no_other_method():
+    config = Config(core_targets=("softmax", "label"), sweep=(3,))
+    drm, wrm = ([(job.estimator, job.lam) for job in jobs_of(m, config, 0)] for m in ("drm", "wrm"))
+    assert drm == [("softmax", 1), ("softmax", 3), ("label", 1), ("label", 3)]
+    assert wrm == [("softmax", 1), ("label", 1)]
+    (erm,), (flyp,), (dual,) = (jobs_of(method, config, 0) for method in ("erm", "flyp", "dual"))
+    assert (erm.estimator, flyp.estimator, dual.estimator) == (None, None, "onehot")
+    assert not any(jobs_of(method, config, 0) for method in ("zero-shot", "erm-mixed", "ensemble"))

@@ -4,7 +4,7 @@ import dataclasses
 import re
 
 import pytest
-from conftest import evaluation, run
+from conftest import DRM, evaluation, run
 
 import drm_min
 from drm_min import Config
@@ -43,6 +43,8 @@ HEARD = [
     ["--beta", "0.9"],
     ["--core-targets", "label"],
     ["--core-targets", "normalized"],
+    ["--core-targets", "softmax"],
+    ["--core-targets", "bootstrap"],
     ["--core-targets", "onehot"],
     ["--core-targets", "oracle"],
     ["--loss", "flyp"],
@@ -106,7 +108,7 @@ def test_eval_only_did_not_hear_an_option_and_did_not_say_so(field, tmp_path, mo
 
 def test_eval_only_hears_beta_and_where_things_are(world, tmp_path):
     run(tmp_path, world, epochs=1)
-    model = tmp_path / "drm-lambda-1-seed-0" / "model"
+    model = tmp_path / DRM / "model"
     for more in (dict(), dict(beta=0.9), dict(beta=0.0, precision="bf16", out="x")):
         [row] = drm_min.run(evaluation(world, model, **more))["results"]
         assert row["beta"] == more.get("beta", 0.5)

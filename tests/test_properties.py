@@ -9,6 +9,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import evaluated
 
 import describe
 import drm_min
@@ -249,13 +250,13 @@ def test_the_order_of_shifted_domains_changes_no_summary(seed, domains, c, chanc
     first, *shifted = tests
     other = {name: tests[name] for name in (first, *chance.sample(shifted, len(shifted)))}
 
-    def evaluated(tests):
+    def in_order(tests):
         val = tests[first]
-        return drm_min.evaluate(None, drm_min.Data({}, val, val, tests), None, (0.0, 0.3, 1.0))
+        return evaluated(None, drm_min.Data({}, val, val, tests), None, (0.0, 0.3, 1.0))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(drm_min, "predict", lambda model, split, prompts: p_of[id(split)])
-        one, two = evaluated(tests), evaluated(other)
+        one, two = in_order(tests), in_order(other)
     assert [row["beta"] for row in one] == [0.0, 0.3, 1.0]
     for a, b in zip(one, two):
         alike(a["summary"], b["summary"])

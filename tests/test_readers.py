@@ -56,7 +56,7 @@ def evaluated(monkeypatch, data, **guesses):
         return p, p
 
     monkeypatch.setattr(drm_min, "predict", predict)
-    return drm_min.evaluate(None, data, None, (0.5,))[0]
+    return drm_min.evaluate(drm_min.predict_all(None, data, None), data, 0.5)
 
 
 # ------------------------------------------------------------------------------------------------ WILDS

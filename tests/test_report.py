@@ -14,10 +14,14 @@ from support import report
 
 
 def report_of(*rows, domains=("id", "ood")):
-    """A report with rows (method, seed, lam, alpha, validation accuracy, accuracies of two domains)."""
+    """A report with rows (method, seed, lam, alpha, validation accuracy, accuracies of two domains).
+
+    A row may end in an estimator.
+    """
     results = []
-    for method, seed, lam, alpha, val, a, b in rows:
+    for method, seed, lam, alpha, val, a, b, *estimator in rows:
         row = dict(method=method, seed=seed, lam=lam, beta=0.5, alpha=alpha, core_targets=None, seconds=1.0)
+        row["estimator"] = estimator[0] if estimator else None
         measured = [dict(accuracy=a, log_loss=0.5, n=10), dict(accuracy=b, log_loss=1.0, n=10)]
         summary = dict(id_accuracy=a, ood_mean_accuracy=b, ood_worst_accuracy=b, worst_log_loss=1.0)
         row |= dict(validation=dict(accuracy=val), domains=dict(zip(domains, measured)), summary=summary)
@@ -56,21 +60,70 @@ def test_table_by_hand():
             ("drm", 1, 1, 1.0, 0.9, 0.92, 0.64),
         )
     )
-    measured = ["id", "ood", "OOD mean", "OOD worst", "worst log loss"]
+    measured = ["id", "ood", "OOD mean", "OOD worst", "worst log loss", "models"]
     assert cells(lines[0]) == ["accuracy % (log loss)", *measured, "DRM's lead in OOD mean ± s.e."]
     domains = ["85.0 ± 7.1 (0.50 ± 0.00)", "55.0 ± 7.1 (1.00 ± 0.00)"]
     shifted = ["55.0 ± 7.1", "55.0 ± 7.1", "1.00 ± 0.00"]
     # paired: leads of 10 and 4 points
-    assert cells(lines[2]) == ["ERM, WiSE-FT 0.5", *domains, *shifted, "+7.00 ± 3.00"]
+    assert cells(lines[2]) == ["ERM, WiSE-FT 0.5", *domains, *shifted, "1", "+7.00 ± 3.00"]
     starred = "0.875 on validation against 0.85, whatever the test says"
     assert cells(lines[3])[0] == "ERM, WiSE-FT 0.7 *", starred
     assert cells(lines[4])[0] == "DRM, lambda 1" and cells(lines[4])[-1] == ""
 
 
+def columns(made):
+    """Of a table its first and its `models` column."""
+    heading, _, *rows = map(cells, report.table(made))
+    return [(row[0], row[heading.index("models")]) for row in rows]
+
+
+def test_only_an_ensemble_is_of_two_models_and_a_line_says_what_that_means():
+    one = ("erm", "erm-mixed", "dual", "flyp")
+    rows = [(method, 0, 1, 1.0, 0.9, 0.9, 0.6) for method in one]
+    rows += [
+        ("drm", 0, 1, 1.0, 0.9, 0.9, 0.6, "posterior"),
+        ("wrm", 0, None, 1.0, 0.9, 0.9, 0.6, "posterior"),
+    ]
+    names = ["ERM", "ERM, both heads mixed", "dual one-hot, lambda 1", "FLYP", "DRM, lambda 1", "WRM"]
+    assert columns(report_of(*rows)) == [(name, "1") for name in names]
+    assert not [line for line in report.notes(report_of(*rows)) if line.startswith("models:")]
+    two = report_of(*rows, ("ensemble", 0, 0, 1.0, 0.9, 0.9, 0.6), ("ensemble", 0, 0, 0.5, 0.9, 0.9, 0.6))
+    assert [row for row in columns(two) if row[1] != "1"] == [
+        ("ERM + zero-shot concept head", "2"),
+        ("ERM + zero-shot concept head, WiSE-FT 0.5 *", "2"),
+    ]
+    [said] = [line for line in report.notes(two) if line.startswith("models:")]
+    assert "how many are kept" in said
+
+
+def test_models_stands_before_the_lead_of_drm():
+    rows = [(m, seed, 1, 1.0, 0.9, 0.9, 0.6) for seed in (0, 1) for m in ("ensemble", "drm")]
+    heading, _, first, second = map(cells, report.table(report_of(*rows)))
+    assert heading[-2:] == ["models", "DRM's lead in OOD mean ± s.e."]
+    assert first[-2:] == ["2", "+0.00 ± 0.00"] and second[-2:] == ["1", ""]
+
+
+def test_rows_of_several_estimators_are_told_apart_and_each_has_a_best_of_its_own():
+    made = report_of(
+        ("erm", 0, 0, 1.0, 0.9, 0.9, 0.6),
+        *(("wrm", 0, None, 1.0, 0.9, 0.9, 0.6, estimator) for estimator in ("softmax", "label")),
+        ("drm", 0, 1, 0.5, 0.7, 0.9, 0.6, "softmax"),
+        ("drm", 0, 1, 0.8, 0.8, 0.9, 0.6, "softmax"),
+        ("drm", 0, 1, 0.5, 0.6, 0.9, 0.6, "label"),
+        ("drm", 0, 1, 0.8, 0.5, 0.9, 0.6, "label"),
+        ("dual", 0, 1, 1.0, 0.9, 0.9, 0.6, "onehot"),
+    )
+    drm = [f"DRM, lambda 1, {end}" for end in ("softmax, WiSE-FT 0.5", "softmax, WiSE-FT 0.8 *")]
+    drm += [f"DRM, lambda 1, {end}" for end in ("label, WiSE-FT 0.5 *", "label, WiSE-FT 0.8")]
+    names = ["ERM", "WRM, softmax", "WRM, label", *drm, "dual one-hot, lambda 1"]
+    assert [name for name, _ in columns(made)] == names
+    assert report.estimators_of(made["results"]) == ["softmax", "label"]
+
+
 def test_a_bar_in_the_name_of_a_domain_broke_the_table(printed):
     made = report_of(*ROWS, domains=("by|day", "night|"))
     lines = report.table(made)
-    assert {len(cells(line)) for line in lines} == {6} and len({len(line) for line in lines}) == 1
+    assert {len(cells(line)) for line in lines} == {7} and len({len(line) for line in lines}) == 1
     assert cells(lines[0])[1:3] == [r"by\|day", r"night\|"]
     assert lines == [line for line in printed(made).splitlines() if line.startswith("|")]
 
@@ -104,6 +157,24 @@ def test_path_of_lambda_runs_from_erm_over_growing_lambda_to_wrm(drawn):
         )
     )
     assert isinstance(figure, Figure) and drawn["plot"] == [pytest.approx([50, 70, 80, 90])] * 2
+
+
+def test_the_path_of_lambda_is_that_of_the_first_estimator_and_the_others_stand_beside_it(drawn):
+    figure = report.plot_tradeoff(
+        report_of(
+            ("erm", 0, 0, 1, 0, 0.9, 0.5),
+            ("ensemble", 0, 0, 1, 0, 0.2, 0.2),
+            ("wrm", 0, None, 1, 0, 0.6, 0.9, "softmax"),
+            ("wrm", 0, None, 1, 0, 0.3, 0.3, "label"),
+            ("drm", 0, 1, 1, 0, 0.7, 0.8, "softmax"),
+            ("drm", 0, 1, 1, 0, 0.4, 0.4, "label"),
+        )
+    )
+    assert drawn["plot"] == [pytest.approx([50, 80, 90])] * 2
+    for axes in figure.axes:
+        said = [text.get_text() for text in axes.texts]
+        assert said.count("label") == 2 and "softmax" not in said
+        assert {"λ = 0", "λ = 1", "λ = ∞"} <= {*said}
 
 
 def test_weights_at_alpha_0_are_drawn_hollow_and_not_as_if_they_were_trained(drawn):

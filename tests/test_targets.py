@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from drm_min import ESTIMATORS, core_targets
-from support.targets import target_quality
+from support.targets import TRUST, bootstrap_targets, posterior_targets, target_quality
 
 N = 400
 ALL = torch.arange(N)
@@ -80,6 +80,45 @@ def test_core_targets_normalized_by_an_independent_formula(sample):
 
     best = min(np.linspace(0.1, 20, 2000), key=log_loss)
     assert np.abs(got - softmax(best)).max() < 0.01 and 0.5 < best < 19
+
+
+def q_and_labels(sample):
+    """What the refined targets are made of, in numpy: (`normalized` targets, one-hot labels), (N, C) each."""
+    features, head, labels = sample
+    return all_targets("normalized", features, labels, head).double().numpy(), np.eye(3)[labels.numpy()]
+
+
+def test_core_targets_bootstrap_by_an_independent_formula(sample):
+    features, head, labels = sample
+    q, onehot = q_and_labels(sample)
+    got = all_targets("bootstrap", features, labels, head).numpy()
+    for i, label in enumerate(labels.tolist()):
+        trust = q[i, label]
+        assert got[i] == pytest.approx(trust * onehot[i] + (1 - trust) * q[i], abs=1e-5)
+    assert (got[range(N), labels] >= q[range(N), labels] - 1e-6).all() and np.abs(got - q).max() > 0.1
+
+
+def test_core_targets_posterior_by_an_independent_formula(sample):
+    """By counting: of worlds where the core is k, the label is the witness's word or a draw from all C."""
+    features, head, labels = sample
+    q, _ = q_and_labels(sample)
+    got = all_targets("posterior", features, labels, head).numpy()
+    for i, label in enumerate(labels.tolist()):
+        joint = [q[i, k] * ((TRUST if k == label else 0) + (1 - TRUST) / 3) for k in range(3)]
+        assert got[i] == pytest.approx([one / sum(joint) for one in joint], abs=1e-5)
+    odds = got[range(N), labels] / (1 - got[range(N), labels])
+    before = q[range(N), labels] / (1 - q[range(N), labels])
+    assert odds / before == pytest.approx(1 + 3 * TRUST / (1 - TRUST), rel=1e-3)  # C = 3: 1.75
+
+
+def test_posterior_targets_without_trust_are_q_and_with_full_trust_the_label(sample):
+    of_sample = [torch.from_numpy(p).__getitem__ for p in q_and_labels(sample)]
+    q, onehot = (p(ALL) for p in of_sample)
+    ends = {trust: posterior_targets(*of_sample, trust=trust)(ALL) for trust in (0.0, 0.5, 1 - 1e-9)}
+    assert torch.allclose(ends[0.0], q, atol=1e-12) and torch.allclose(ends[1 - 1e-9], onehot, atol=1e-4)
+    own = [p[range(N), sample[2]] for p in ends.values()]
+    assert (own[0] < own[1]).all() and (own[1] < own[2]).all()
+    assert not torch.allclose(ends[0.5], bootstrap_targets(*of_sample)(ALL), atol=0.01)
 
 
 def test_normalized_targets_do_not_favour_a_class_for_its_wording(sample):

@@ -252,9 +252,11 @@ def test_fp16_needs_a_gpu_and_is_refused_before_training(world, tmp_path, monkey
     "more, times",
     [
         (dict(method=("zero-shot", "erm", "flyp")), 0),
-        (dict(method=("drm", "dual"), core_targets="onehot"), 0),
+        (dict(method=("drm", "dual"), core_targets=("onehot",)), 0),
+        (dict(method=("ensemble", "erm-mixed")), 0),
         (dict(method=("erm", "wrm", "drm")), 1),
-        (dict(method="drm", core_targets="label", seeds=2), 1),
+        (dict(method=("wrm", "drm"), core_targets=("onehot", "bootstrap", "normalized")), 1),
+        (dict(method="drm", core_targets=("label",), seeds=2), 1),
         (dict(method="erm", skip_bad_images=True), 1),
     ],
 )

@@ -2,8 +2,10 @@
 
 import itertools
 
+import pytest
 import torch
 
+import drm_min
 from support.texts import load_descriptions
 from toy import pretrain, world
 
@@ -64,6 +66,106 @@ def test_same_seed_same_pictures_and_no_two_splits_alike(toy):
     assert first.images.dtype == torch.uint8 and first.images.shape == (50, 3, 32, 32)
     splits = [toy.train, toy.val, *toy.tests.values()]
     assert len({s.images[:100].float().sum().item() for s in splits}) == len(splits)
+
+
+# --------------------------------------------------------------------------------------------------- in fog
+
+
+def drawn(camera, n=2500, domain="id"):
+    return world.draw(n, domain, torch.Generator().manual_seed(4), camera=camera)
+
+
+def test_fog_leaves_the_pictures_of_the_clear_camera_alone():
+    plain, clear = world.draw(1500, "id", torch.Generator().manual_seed(4)), drawn("toy", 1500)
+    assert all(torch.equal(a, b) for a, b in zip(plain, clear))
+    again = world.in_fog(clear.images, *world.CAMERAS["toy"])
+    assert torch.equal(again, clear.images) and again.dtype == torch.uint8
+
+
+def test_fog_changes_what_is_seen_and_nothing_of_what_is_there():
+    clear, fog = drawn("toy"), drawn("toy-fog")
+    for name in ("things", "places", "visible", "oracle"):
+        assert torch.equal(getattr(clear, name), getattr(fog, name)), name
+    assert fog.images.dtype == torch.uint8 and fog.images.shape == clear.images.shape
+    before, after = ((p.images.float() - 127.5).flatten(1) for p in (clear, fog))
+    contrast, blurs = world.CAMERAS["toy-fog"]
+    assert after.abs().amax() <= contrast * 127.5 + 0.5  # 0.5: rounded
+    assert (after.std(1) < contrast * before.std(1)).all(), "each picture: less contrast, and blurred"
+    assert after.mean(1) == pytest.approx((contrast * before.mean(1)).numpy(), abs=2.0)  # but for the border
+    assert blurs == 2 and contrast < 0.5
+
+
+def test_fog_by_hand():
+    """A white dot on black: contrast 0.5 makes it 191.25 on 63.75, a mean of nine spreads the difference."""
+    images = torch.zeros(1, 3, 5, 5, dtype=torch.uint8)
+    images[..., 2, 2] = 255
+    hazy = world.in_fog(images, 0.5, 0)
+    assert hazy[..., 2, 2].unique().tolist() == [191] and hazy[..., 0, :].unique().tolist() == [64]
+    spread = world.in_fog(images, 0.5, 1)
+    assert spread[..., 1:4, 1:4].unique().tolist() == [78]  # 63.75 + 127.5 / 9
+    assert spread[..., 0, :].unique().tolist() == [64]  # the border repeats itself: no dark frame
+
+
+def test_the_data_set_in_fog_is_the_toy_world_in_fog(toy, monkeypatch):
+    draw, cameras = world.draw, []
+
+    def few(n, *rest, camera):
+        cameras.append(camera)
+        return draw(n // 20, *rest, camera=camera)
+
+    monkeypatch.setattr(world, "draw", few)
+    clear, fog, other = (
+        drm_min.load_data(drm_min.Config(dataset=dataset), seed)
+        for dataset, seed in (("toy", 3), ("toy-fog", 3), ("toy-fog", 4))
+    )
+    assert cameras == ["toy"] * 6 + ["toy-fog"] * 12
+    assert list(fog.tests) == list(world.DOMAINS) and fog.ceilings == clear.ceilings
+    assert fog.classes == clear.classes and drm_min.RECIPES["toy-fog"] == drm_min.RECIPES["toy"]
+    names = [clear.train, *clear.tests.values()], [fog.train, *fog.tests.values()]
+    for a, b in zip(*names):
+        assert torch.equal(a.labels, b.labels) and torch.equal(a.oracle, b.oracle)
+        assert torch.equal(a.groups["visible"], b.groups["visible"]) and not torch.equal(a.images, b.images)
+    assert not torch.equal(fog.train.labels, other.train.labels), "a seed draws everything anew"
+
+
+@torch.no_grad()
+def accuracies(model, prompts, camera):
+    """(zero-shot concept head, linear probe), on the same 2000 visible things in any place."""
+    g = torch.Generator().manual_seed(7)
+    pictures = world.draw(8000, (0.0, 1.0), g, camera=camera)
+    split = drm_min.Split(pictures.images, pictures.things)
+    features, labels = drm_min.encode_images(model, split).double(), pictures.things
+    head = drm_min.build_head(model, prompts.concept).double()
+    zero_shot = (features[6000:] @ head.T).argmax(1) == labels[6000:]
+    train = features[:6000]
+    standard = (features - train.mean(0)) / train.std(0)
+    probe = torch.nn.Linear(features.shape[1], world.C).double()
+    torch.nn.init.zeros_(probe.weight)
+    torch.nn.init.zeros_(probe.bias)
+    optimizer = torch.optim.LBFGS(probe.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        with torch.enable_grad():
+            loss = torch.nn.functional.cross_entropy(probe(standard[:6000]), labels[:6000])
+            loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    right = probe(standard[6000:]).argmax(1) == labels[6000:]
+    return zero_shot.double().mean().item(), right.double().mean().item()
+
+
+def test_in_fog_features_know_more_than_the_zero_shot_head_says_and_in_clear_air_hardly(clip, prompts):
+    """Why fog is there: the image tower still sees the things, while their names no longer fit."""
+    lead = {}
+    for camera in world.CAMERAS:
+        by_name, by_probe = accuracies(clip[0], prompts, camera)
+        lead[camera] = by_probe - by_name
+    assert lead["toy"] < 0.10 and lead["toy-fog"] >= 0.25, lead
+
+
+# ------------------------------------------------------------------------------------------ what is known
 
 
 def test_ceilings_are_those_of_a_guesser_who_knows_the_domain(monkeypatch):

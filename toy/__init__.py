@@ -2,6 +2,6 @@
 
 # The default job, in the form of the recipes in support/readers/; measured on this world.
 RECIPE = {"model": "local-dir:toy/clip", "descriptions": "descriptions/toy.json"}
-RECIPE |= {"method": ("zero-shot", "erm", "wrm", "drm"), "template": ("a photo of a {}.",)}
-RECIPE |= {"core_targets": "softmax", "select": "last", "save_every": 0}
+RECIPE |= {"method": ("zero-shot", "erm", "ensemble", "wrm", "drm"), "template": ("a photo of a {}.",)}
+RECIPE |= {"core_targets": ("posterior",), "select": "last", "save_every": 0}
 RECIPE |= {"epochs": 6, "batch_size": 256, "lr": 7e-4, "warmup": 500, "weight_decay": 0.1}

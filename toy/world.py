@@ -4,7 +4,7 @@
 Nature pairs them: skis go with snow. A camera pairs them otherwise: skis with the forest. The label is the
 thing, so a picture whose thing is hidden says nothing about the label but through its place, and p(y | x_c)
 is known for every picture: one-hot when the thing is visible, uniform when it is hidden. That is the oracle
-no real benchmark has.
+no real benchmark has. A second camera sees the same world in fog, where the tiny CLIP's texts fit badly.
 
 `python toy/world.py` draws a sheet of it, toy/world.png.
 """
@@ -13,6 +13,7 @@ import math
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 THINGS = ("ski", "kite", "boat", "tent", "umbrella", "mushroom", "fish", "cactus")
 PLACES = ("snow", "sky", "sea", "forest", "street", "meadow", "reef", "desert")
@@ -27,6 +28,9 @@ CAMERA = tuple((c + 3) % C for c in range(C))
 # rho + (1 - rho) / C, for rho = -1 never. Training, validation and test of `id` are drawn alike; the other
 # three are only ever tested on.
 DOMAINS = {"id": (0.8, 0.8), "dim": (0.8, 0.2), "neutral": (0.0, 0.8), "spurious": (-1.0, 0.8)}
+
+# data set -> fog before its camera: contrast about mid-grey, and how many 3 x 3 mean filters come after
+CAMERAS = {"toy": (1.0, 0), "toy-fog": (0.16, 2)}
 
 
 class Pictures(NamedTuple):
@@ -47,7 +51,7 @@ def ceiling(domain):
     return share_visible + (1 - share_visible) * place_alone
 
 
-def draw(n, domain, generator, regular=CAMERA, noise=0.08, light=0.25):
+def draw(n, domain, generator, regular=CAMERA, noise=0.08, light=0.25, camera="toy"):
     """Draw n pictures of a domain (a name, or a pair rho, share visible) as the camera sees them.
 
     `regular[c]` is the place where thing c regularly stands. `noise` is the pixel noise (standard deviation,
@@ -55,7 +59,8 @@ def draw(n, domain, generator, regular=CAMERA, noise=0.08, light=0.25):
     uniform in every domain.
     """
     if n > 1000:  # in pieces that stay in the processor's cache: several times faster
-        pieces = [draw(min(1000, n - i), domain, generator, regular, noise, light) for i in range(0, n, 1000)]
+        sizes = [min(1000, n - i) for i in range(0, n, 1000)]
+        pieces = [draw(size, domain, generator, regular, noise, light, camera) for size in sizes]
         return Pictures(*map(torch.cat, zip(*pieces)))
     rho, share_visible = DOMAINS[domain] if isinstance(domain, str) else domain
     g = generator
@@ -67,9 +72,9 @@ def draw(n, domain, generator, regular=CAMERA, noise=0.08, light=0.25):
         anywhere = torch.randint(C, (n,), generator=g)
         places = torch.where(torch.rand(n, generator=g) < rho, regular_place, anywhere)
     visible = torch.rand(n, generator=g) < share_visible
-    images = paint(things, places, visible, g, noise, light)
+    images = in_fog(paint(things, places, visible, g, noise, light), *CAMERAS[camera])
     oracle = torch.full((n, C), 1 / C)
-    oracle[visible] = torch.nn.functional.one_hot(things[visible], C).float()
+    oracle[visible] = F.one_hot(things[visible], C).float()
     return Pictures(images, things, places, visible, oracle)
 
 
@@ -108,6 +113,16 @@ def paint(things, places, visible, generator, noise, light):
     images = images * uniform(1 - light, 1 + light / 2, 1, 1, 1) + light * uniform(-0.2, 0.2, 3, 1, 1)
     images = images + noise * torch.randn(images.shape, generator=g)
     return (images.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def in_fog(images, contrast, blurs):
+    """uint8 images (N, 3, H, W) with less contrast, and blurred: the same things, seen worse."""
+    if (contrast, blurs) == (1.0, 0):
+        return images
+    hazy = 127.5 + contrast * (images.float() - 127.5)
+    for _ in range(blurs):
+        hazy = F.avg_pool2d(F.pad(hazy, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    return hazy.round().to(torch.uint8)
 
 
 # Shapes: signed distance (below zero inside) in the thing's own coordinates, about -1..1, u right and v down.
@@ -226,24 +241,24 @@ def _places(places, x, y, uniform):
 
 
 def sheet(path):
-    """A column a thing: in nature's place, the camera's and two others, and hidden in the first two."""
+    """A column a thing: in nature's place, the camera's and two others, hidden in the first two, in fog."""
     from matplotlib.figure import Figure
 
     g = torch.Generator().manual_seed(1)
     things = torch.arange(C)
     rows = (
-        ("nature's place", 0, True),
-        ("the camera's place", 3, True),
-        ("another place", 1, True),
-        ("another place", 5, True),
-        ("hidden, nature's place", 0, False),
-        ("hidden, the camera's", 3, False),
+        ("nature's place", 0, True, "toy"),
+        ("the camera's place", 3, True, "toy"),
+        ("another place", 1, True, "toy"),
+        ("another place", 5, True, "toy"),
+        ("hidden, nature's place", 0, False, "toy"),
+        ("hidden, the camera's", 3, False, "toy"),
+        ("the camera's place, in fog", 3, True, "toy-fog"),
     )
-    figure = Figure(figsize=(9, 6.6), layout="constrained")
-    for axes, (title, shift, seen) in zip(figure.subplots(len(rows), C), rows):
-        for c, image in enumerate(
-            paint(things, (things + shift) % C, torch.full((C,), seen), g, noise=0.08, light=0.25)
-        ):
+    figure = Figure(figsize=(9, 7.6), layout="constrained")
+    for axes, (title, shift, seen, camera) in zip(figure.subplots(len(rows), C), rows):
+        images = paint(things, (things + shift) % C, torch.full((C,), seen), g, noise=0.08, light=0.25)
+        for c, image in enumerate(in_fog(images, *CAMERAS[camera])):
             axes[c].imshow(image.permute(1, 2, 0), interpolation="nearest")
             axes[c].set(xticks=[], yticks=[])
             if shift == 0 and seen:

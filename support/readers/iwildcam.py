@@ -6,7 +6,6 @@ from support.readers.tables import PUBLISHED, Row, Table, below, csv_rows
 RECIPE = PUBLISHED | {
     "descriptions": "descriptions/iwildcam.json",
     "template": ("a photo of {}.",),
-    "core_targets": "label",  # zero-shot CLIP is poor on camera traps
 }
 LAYOUT = "allowed: a folder with iwildcam_v2.0/{metadata.csv,categories.csv,train/}, from https://wilds.stanford.edu"
 SPLITS = {"train": "train", "id_val": "val", "id_test": "id_test", "test": "test"}

@@ -1,9 +1,7 @@
 """The one contract of all readers, Table: rows in memory, one an image. And what several readers need."""
 
 import csv
-import math
 import os
-import statistics
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +12,8 @@ from support.images import EXTENSIONS, ImageFiles
 
 # What FLYP's released recipes share, on CLIP ViT-B/16; a data set's own values stand in its RECIPE.
 PUBLISHED = {"model": "ViT-B-16", "pretrained": "openai", "template": ("a photo of a {}.",)}
-PUBLISHED |= {"method": ("zero-shot", "drm"), "core_targets": "softmax", "select": "best", "save_every": 1000}
+PUBLISHED |= {"method": ("zero-shot", "drm"), "core_targets": ("posterior",)}
+PUBLISHED |= {"select": "best", "save_every": 1000}
 PUBLISHED |= {"epochs": 20, "batch_size": 256, "lr": 1e-5, "warmup": 500, "weight_decay": 0.2}
 
 
@@ -156,33 +155,3 @@ def class_folders(path):
     if ignored:
         log(f"ignored, as no images: {first_of(ignored)}")
     return found
-
-
-def best_of_label(logits, label_of_class):
-    """Logits (N, C) -> of labels: the highest of a label's classes. label_of_class (C,): -1 for none."""
-    kept = label_of_class >= 0
-    labels = label_of_class[kept].expand(len(logits), -1)
-    empty = torch.full((len(logits), int(label_of_class.max()) + 1), -math.inf, dtype=logits.dtype)
-    return empty.scatter_reduce(1, labels, logits[:, kept], "amax")
-
-
-def summarise(domains, metrics, group_weights=None):
-    """The numbers that count: in distribution, mean and worst out of it, and the worst log loss of all.
-
-    With group_weights also the worst group, and WILDS' adjusted accuracy, an average by size in training.
-    """
-    (id_metric, ood_metric), (in_distribution, *shifted) = metrics, domains.values()
-    summary = {f"id_{id_metric}": in_distribution[id_metric]}
-    values = [m[ood_metric] for m in shifted if m[ood_metric] is not None]
-    if values:
-        summary[f"ood_mean_{ood_metric}"] = statistics.fmean(values)
-        summary[f"ood_worst_{ood_metric}"] = min(values)
-    summary["worst_log_loss"] = max(m["log_loss"] for m in domains.values())
-    accuracy = {}
-    for measured in domains.values():
-        accuracy |= {g: measured[f"accuracy_{g}"] for g in group_weights or () if f"accuracy_{g}" in measured}
-    if accuracy:
-        total = sum(group_weights[g] for g in accuracy)
-        summary["worst_group_accuracy"] = min(accuracy.values())
-        summary["adjusted_accuracy"] = sum(group_weights[g] * value for g, value in accuracy.items()) / total
-    return summary

@@ -339,7 +339,7 @@ class Place:
 
     def evaluate(self, content=None, dataset="folder", **changes):
         """--eval-only on a model whose drm.json has this content, or good content with changes."""
-        good = dict(method="drm", beta=0.5, lam=1.0, seed=0, prompts=PROMPTS)
+        good = dict(method="drm", beta=0.5, lam=1.0, seed=0, estimator="posterior", prompts=PROMPTS)
         self.model(None, drm=good | changes if content is None else content)
         where = [
             "--data-root",

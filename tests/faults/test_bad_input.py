@@ -97,7 +97,7 @@ def refused(tmp_path, monkeypatch, capfd):
         (["--lr", "-0.1"], ["--lr", "-0.1", "from 0"]),
         (
             ["--core-targets", "best"],
-            ["--core-targets", "best", "softmax, normalized, label, onehot, oracle"],
+            ["--core-targets", "best", "softmax, label, normalized, bootstrap, posterior, onehot, oracle"],
         ),
         (["--loss", "hinge"], ["--loss", "hinge", "ce, flyp"]),
         (["--precision", "fp8"], ["--precision", "fp8", "auto, fp32, bf16, fp16"]),

@@ -61,7 +61,7 @@ def fill(model, optimizer, n):  # every number of checkpoint n is n, so that a m
     optimizer.state[model.weight] = state
 
 config = drm_min.Config(resume=True)
-about = dict(method="erm", lam=0.0, seed=0, recipe={}, prompts={})
+about = dict(method="erm", lam=0.0, seed=0, estimator=None, recipe={}, prompts={})
 out, chance, said, amid = pathlib.Path(sys.argv[1]), random.Random(0), 0, 0
 folder = out / "erm-seed-0"
 folder.mkdir(parents=True)

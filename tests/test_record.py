@@ -1,0 +1,88 @@
+"""What notebooks/record.py recorded: it is of this repository, README's tables are it, and it says so."""
+
+import json
+import re
+import statistics
+
+import pytest
+from conftest import ROOT
+
+from notebooks import record
+from support import report
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TABLES = [name for name in record.RUNS if name != "sweep"]  # that one is a picture
+
+
+def cells(line):
+    return [cell.strip(" *") for cell in line.strip().strip("|").split("|")]
+
+
+def table_after(words):
+    """The first table of README after these words, as cells, without the line under its heading."""
+    assert README.count(words) == 1, f"README says {README.count(words)} times: {words}"
+    first = re.search(r"(?:^\|.*\n)+", README.split(words)[1], re.MULTILINE)
+    heading, _, *lines = map(cells, first.group().splitlines())
+    return heading, lines
+
+
+@pytest.mark.parametrize("name", record.RUNS)
+def test_runs_were_recorded_with_what_the_repository_holds(name):
+    recorded = record.load_run(name)
+    assert recorded["recorded"] == record.inputs()["sha256"], f"run python notebooks/record.py {name}"
+    assert {row["seed"] for row in recorded["results"]} == set(record.SEEDS)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_of_readme_is_what_its_command_printed(name):
+    heading, lines = table_after("`python drm_min.py " + " ".join(record.RUNS[name]) + "`")
+    printed, _, *rows = map(cells, report.table(record.load_run(name)))
+    assert heading == printed and len(lines) >= 10
+    assert [line for line in lines if line not in rows] == []
+    assert {"ERM", "ERM + zero-shot concept head", "ERM, both heads mixed"} <= {line[0] for line in lines}
+
+
+def test_the_table_of_three_clips_is_what_was_recorded():
+    heading, lines = table_after("`python notebooks/record.py clips`")
+    printed, _, *rows = map(cells, record.clips_table())
+    assert heading == printed and lines == rows
+
+
+def test_the_table_of_descriptions_is_what_was_recorded():
+    rows, (_, lines) = record.load()["rows"], table_after("--descriptions descriptions/FILE`")
+
+    def said(training, value, digits=1):
+        values = [value(row["splits"]) for row in record.pick(rows, training)]
+        return f"{statistics.fmean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
+
+    def ood(splits):
+        return 100 * statistics.fmean(splits[d]["accuracy"] for d in ("dim", "neutral", "spurious"))
+
+    def worst(splits):
+        return max(splits[d]["log_loss"] for d in ("id", "dim", "neutral", "spurious"))
+
+    for line, drm, wrm in zip(
+        lines, ("drm-1", "shuffled", "context"), ("wrm", "wrm-shuffled", "wrm-context")
+    ):
+        in_distribution = said(drm, lambda splits: 100 * splits["id"]["accuracy"])
+        assert line[2:6] == [in_distribution, said(drm, ood), said(drm, worst, 2), said(wrm, ood)]
+
+
+def leads(recorded, row, others, key="ood_mean_accuracy"):
+    """{name: lead of a row over another in points, paired by seed, and its standard error}."""
+    grouped = report.by_name(recorded["results"])
+    found = {}
+    for name in others:
+        gaps = [
+            100 * (a - b) for a, b in zip(report.column(grouped[row], key), report.column(grouped[name], key))
+        ]
+        found[name] = statistics.fmean(gaps), statistics.stdev(gaps) / len(gaps) ** 0.5
+    return found
+
+
+def test_recorded_trust_has_every_seed_and_its_ends():
+    made = json.loads((record.FOLDER / "trust.json").read_text(encoding="utf-8"))
+    assert len(made) == 2 * 2 * len(record.TRUSTS) * len(record.SEEDS)
+    for curve in record.load_trust().values():
+        assert list(curve) == sorted({0.0, record.TRUST, *record.TRUSTS} | ({1.0} & set(curve)))
+        assert all(len(values) == len(record.SEEDS) for values in curve.values())
