@@ -20,6 +20,7 @@ from support.weights import save_clip
 
 COLUMNS = ("step", "epoch", "loss", "erm_loss", "wrm_loss", "lr", "seconds", "validation")  # of history.csv
 LONG = 120  # seconds: a training that takes longer says early how long
+READ_OF_ERM = ("erm-mixed", "ensemble")  # methods without a training of their own: they read erm's
 
 
 # What decides a training, beside its method, lambda, seed and prompts.
@@ -58,7 +59,7 @@ def read_saved(model, methods):
     """The drm.json of a model that is to be evaluated. Raises BadInput where a run did not write it."""
     saved = read_json(find(model.removeprefix("local-dir:")) / "drm.json")
     numbers = [(saved.get("beta"), 1), (saved.get("lam") or 0, 1e6), (saved.get("seed"), 2**31)]
-    trained = [method for method in methods if method not in ("zero-shot", "erm-mixed", "ensemble")]
+    trained = [method for method in methods if method not in ("zero-shot", *READ_OF_ERM)]
     good = saved.get("method") in trained and type(saved.get("seed")) is int
     good = good and isinstance(saved.get("estimator"), (str, type(None)))
     good = good and (saved.get("lam") is not None or saved["method"] == "wrm")

@@ -9,7 +9,7 @@ import statistics
 import open_clip
 import torch
 
-from support.checkpoints import about_job, model_folder, read_history
+from support.checkpoints import READ_OF_ERM, about_job, model_folder, read_history
 from support.errors import first_of, log, make_folder, markdown, print_lines, write, write_json
 from support.weights import pick_precision
 
@@ -295,6 +295,7 @@ def histories_of(report, out):
     """(name, colour) of each training of a run -> its history, one dict a step."""
     histories = {}
     for row in report["results"]:
+        row = row | {"method": "erm"} if row["method"] in READ_OF_ERM else row
         file = model_folder(out, **row) / "model" / "history.csv"
         trained = row["method"] != "zero-shot" and not report["config"].get("eval_only")
         if trained and file.is_file():

@@ -19,24 +19,23 @@ def normalized_targets(affinity, labels, n_classes):
     affinity: numbers of images (B,) -> (B, C); labels (N,). Returns the same kind of function, rows that
     sum to one.
     """
-    low, high = ranges(affinity, len(labels), n_classes)  # (C,) each
+    some = torch.arange(0, len(labels), math.ceil(len(labels) / 20_000))  # enough for what is fitted here
+    low, high = ranges(affinity, some, n_classes)  # (C,) each
 
     def normalized(batch):
         return ((affinity(batch) - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
 
-    some = torch.arange(0, len(labels), math.ceil(len(labels) / 20_000))  # enough images for one number
     at_some, scales = normalized(some), torch.logspace(-1, 3, 200).tolist()
     fits = [F.cross_entropy(k * at_some, labels[some]).item() for k in scales]
     best = scales[fits.index(min(fits))]
     return lambda batch: (best * normalized(batch)).softmax(1)
 
 
-def ranges(affinity, n, n_classes):
-    """The 1st and 99th percentile of each class's affinities over the n images -> (C,) each."""
-    everything = torch.arange(n)
+def ranges(affinity, images, n_classes):
+    """The 1st and 99th percentile of each class's affinities over images, their numbers (M,) -> (C,) each."""
     low_and_high = []
-    for columns in torch.arange(n_classes).split(max(1, 2**24 // n)):  # torch.quantile takes no more
-        some = affinity(everything, columns)  # (N, some of C)
+    for columns in torch.arange(n_classes).split(max(1, 2**24 // len(images))):  # quantile takes no more
+        some = affinity(images, columns)  # (M, some of C)
         low_and_high.append(some.quantile(some.new_tensor([0.01, 0.99]), dim=0))
     return torch.cat(low_and_high, 1)
 

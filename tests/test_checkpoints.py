@@ -168,6 +168,19 @@ def test_a_drm_json_that_no_run_wrote_is_refused(world, tmp_path, change):
         drm_min.run(evaluation(world, tmp_path / "m"))
 
 
+def test_a_model_that_was_saved_before_drm_json_named_an_estimator_is_evaluated(world, tmp_path, capsys):
+    shutil.copytree(world / "vit", tmp_path / "m")
+    about = drm_json()
+    del about["estimator"]
+    (tmp_path / "m" / "drm.json").write_text(json.dumps(about))
+    words = ["--eval-only", "--dataset", "folder", "--data-root", str(world / "data"), "--device", "cpu"]
+    words += ["--workers", "0", "--model", f"local-dir:{tmp_path / 'm'}", "--out", str(tmp_path / "out")]
+    assert drm_min.main(words) == 0
+    assert "| DRM, lambda 1 " in capsys.readouterr().out
+    [row] = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
+    assert row["estimator"] is None and row["beta"] == 0.5
+
+
 def test_evaluating_a_toy_model_again_draws_the_images_of_its_own_seed(tmp_path, monkeypatch):
     draw = drm_min.world.draw
     monkeypatch.setattr(drm_min.world, "draw", lambda n, *rest, **more: draw(n // 20, *rest, **more))

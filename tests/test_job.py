@@ -30,7 +30,9 @@ def test_default_job_shows_what_the_readme_says(job):
     zero_shot = ["zero-shot, default head", "zero-shot, concept head", "zero-shot, both mixed"]
     assert list(rows) == [*zero_shot, "ERM", "ERM + zero-shot concept head", "WRM", "DRM, lambda 1"]
     drm, erm, wrm = rows["DRM, lambda 1"], rows["ERM"], rows["WRM"]
-    others = [row for name, row in rows.items() if name != "DRM, lambda 1"]
+    rival = rows["ERM + zero-shot concept head"]  # of two models; as good on average, which README says
+    assert abs(drm["ood_mean_accuracy"] - rival["ood_mean_accuracy"]) < 0.01
+    others = [row for row in rows.values() if row is not drm and row is not rival]
     assert drm["ood_mean_accuracy"] > max(row["ood_mean_accuracy"] for row in others)
     assert drm["worst_log_loss"] < min(row["worst_log_loss"] for row in others)
     assert erm["id_accuracy"] > 0.1 + max(rows[name]["id_accuracy"] for name in zero_shot)

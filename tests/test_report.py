@@ -228,6 +228,14 @@ def test_history_has_a_panel_for_each_loss_that_its_trainings_have(world, tmp_pa
             assert len(line.get_xdata()) == n and line.get_xdata()[-1] == 2  # epochs
 
 
+@pytest.mark.parametrize(
+    "methods", [("erm",), ("ensemble",), ("erm-mixed",), ("ensemble", "erm-mixed", "erm")]
+)
+def test_a_training_has_one_history_however_many_rows_are_read_of_it(world, tmp_path, methods):
+    made = run(tmp_path, world, method=methods)
+    assert [name for name, _ in report.histories_of(made, tmp_path)] == ["ERM, seed 0"]
+
+
 def test_an_evaluation_into_the_folder_of_a_training_read_its_history(tmp_path):
     """A damaged one ended an --eval-only, which has no history of its own, in a traceback."""
     folder = tmp_path / "erm-seed-0" / "model"

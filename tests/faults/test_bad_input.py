@@ -64,7 +64,10 @@ def refused(tmp_path, monkeypatch, capfd):
     "argv, said",
     [
         (["--dataset", "mnist"], ["--dataset", "mnist", "toy"]),
-        (["--method", "erm", "magic"], ["--method", "magic", "zero-shot, erm, wrm, drm, dual, flyp"]),
+        (
+            ["--method", "erm", "magic"],
+            ["--method", "magic", "zero-shot, erm, erm-mixed, ensemble, wrm, drm, dual, flyp"],
+        ),
         (
             ["--model", "ViT-Z-99", "--pretrained", "openai"],
             ["--model", "ViT-Z-99", "local-dir:FOLDER", "ViT-"],
