@@ -418,7 +418,7 @@ def toy_data(seed, camera="toy"):
 # ----------------------------------------------------------------------------------------------- 7 settings
 
 METHODS = tuple(report.METHODS)
-WHAT_THEY_ARE = "erm: (2); wrm: (3); drm: both; dual: both, on labels; rivals: see README; or zero-shot"
+WHAT_THEY_ARE = "erm: (2); wrm: (3); drm, dual: both; erm-mixed, ensemble, flyp: rivals; or zero-shot"
 OF_ERM = ("erm", "erm-mixed", "ensemble")  # one training, read in three ways
 OF_FEATURES = ("softmax", "label", *REFINED)  # estimators that look at the zero-shot model
 ESTIMATORS = (*OF_FEATURES, "onehot", "oracle")

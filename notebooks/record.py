@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What takes too long for a notebook: the trainings behind README and notebooks 3, 5 and 6, on five seeds.
 
-    python notebooks/record.py              everything, in about an hour on two cores
+    python notebooks/record.py              everything, in more than an hour on two cores
     python notebooks/record.py NAME ...     some of it: notebooks, trust, clips, or one of RUNS
 
 `notebooks` trains and evaluates with drm_min's own functions and writes two files to notebooks/recorded/:

@@ -80,6 +80,31 @@ def leads(recorded, row, others, key="ood_mean_accuracy"):
     return found
 
 
+def test_the_default_core_targets_do_what_readme_says():
+    """In points of OOD mean, paired by seed, beyond two standard errors where one is said to be ahead."""
+    clear, fog = record.load_run("rivals"), record.load_run("targets-fog")
+    rows = report.by_name(clear["results"])
+    behind = [name for name in rows if name[:3] in ("ERM", "WRM", "dua", "FLY") or "WiSE-FT" in name]
+    behind.remove("ERM + zero-shot concept head")
+    assert all(mean > 2 * se for mean, se in leads(clear, "DRM, lambda 1", behind).values())
+    drm = "DRM, lambda 1, posterior"
+    others = leads(fog, drm, ["DRM, lambda 1, softmax", "ERM", "ERM, both heads mixed"])
+    (ahead, se), (of_erm, _), (of_mixed, se_mixed) = others.values()
+    assert ahead > 2 * se and of_erm > -1 and of_mixed < -2 * se_mixed
+    for run, wrm in ((clear, "WRM"), (fog, "WRM, posterior")):
+        [(gain, se)] = leads(run, wrm, ["zero-shot, concept head"]).values()
+        assert gain > 2 * se
+    practical = [f"DRM, lambda 1, {name}" for name in ("softmax", "normalized", "label", "bootstrap")]
+    assert min(mean for mean, _ in leads(record.load_run("targets"), drm, practical).values()) > -0.5
+
+
+def test_readme_says_what_was_recorded_of_wrm_alone_with_more_trust():
+    said = README.split("`posterior` is a family")[1].split("\n- ")[0]
+    for dataset in ("toy", "toy-fog"):
+        values = record.load_trust()[dataset, "wrm"][0.8]
+        assert f"{statistics.fmean(values):.1f} ± {statistics.stdev(values):.1f}" in said
+
+
 def test_recorded_trust_has_every_seed_and_its_ends():
     made = json.loads((record.FOLDER / "trust.json").read_text(encoding="utf-8"))
     assert len(made) == 2 * 2 * len(record.TRUSTS) * len(record.SEEDS)
