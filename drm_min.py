@@ -44,7 +44,7 @@ from timm.optim import param_groups_weight_decay
 
 import toy
 from support import errors, report, weights
-from support.checkpoints import Checkpoints, about_job, about_training, read_saved
+from support.checkpoints import READ_OF_ERM, Checkpoints, about_job, about_training, read_saved
 from support.images import image_batches
 from support.metrics import best_of_label, metrics, summarise
 from support.options import command_line, complete, option
@@ -419,7 +419,7 @@ def toy_data(seed, camera="toy"):
 
 METHODS = tuple(report.METHODS)
 WHAT_THEY_ARE = "erm: (2); wrm: (3); drm, dual: both; erm-mixed, ensemble, flyp: rivals; or zero-shot"
-OF_ERM = ("erm", "erm-mixed", "ensemble")  # one training, read in three ways
+OF_ERM = ("erm", *READ_OF_ERM)  # one training, read in three ways
 OF_FEATURES = ("softmax", "label", *REFINED)  # estimators that look at the zero-shot model
 ESTIMATORS = (*OF_FEATURES, "onehot", "oracle")
 RECIPES = dict.fromkeys(world.CAMERAS, toy.RECIPE) | {name: READERS[name].RECIPE for name in READERS}

@@ -237,6 +237,12 @@ def keep(made, path):
     write(path, lambda path: path.write_text(text, encoding="utf-8"))
 
 
+def write_rows(rows, path):
+    """Dicts as a JSON list, a line each."""
+    text = "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n"
+    write(path, lambda path: path.write_text(text, encoding="utf-8"))
+
+
 def load_run(name, folder=FOLDER):
     """What was kept of one of RUNS: a report, as drm_min.run returns it, with fewer metrics."""
     return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
@@ -256,18 +262,13 @@ def record_trust(folder=FOLDER, seeds=SEEDS, trusts=TRUSTS):
             setup = setup._replace(data=data, features=features)
             for trust in trusts:
                 for method, lam in (("wrm", math.inf), ("drm", 1.0)):
-                    training = (lam, f"trust {trust}", "toy", "ce")
-                    job = job_of(method, training, seed)
-                    targets, _ = drm_min.targets_for(job, setup)
-                    model = copy.deepcopy(setup.zero_shot)
-                    drm_min.train(model, data.train, setup.prompts, targets, job, config)
-                    p = drm_min.predict_all(model, data, setup.prompts)
-                    summary = drm_min.evaluate(p, data, job.beta)["summary"]
-                    row = {"dataset": dataset, "seed": seed, "trust": trust, "method": method, **summary}
+                    job = job_of(method, (lam, f"trust {trust}", "toy", "ce"), seed)
+                    [made] = drm_min.fine_tune(job, setup)
+                    row = {"dataset": dataset, "seed": seed, "trust": trust, "method": method}
+                    row |= made["summary"]
                     print(row, flush=True)
                     rows.append(row)
-    text = "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n"
-    write(folder / "trust.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_rows(rows, folder / "trust.json")
 
 
 def load_trust(folder=FOLDER):
@@ -317,8 +318,7 @@ def record_clips(folder=FOLDER, seeds=SEEDS):
                     for key in ("ood_mean_accuracy", "worst_log_loss"):
                         means[key] = round(statistics.fmean(report.column(of_seeds, key)), 6)
                     rows.append({"clip": clip, "dataset": dataset, "row": name, **means})
-    text = "[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n"
-    write(folder / "clips.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_rows(rows, folder / "clips.json")
     print("\n".join(clips_table(folder)))
 
 

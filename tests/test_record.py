@@ -68,6 +68,20 @@ def test_the_table_of_descriptions_is_what_was_recorded():
         assert line[2:6] == [in_distribution, said(drm, ood), said(drm, worst, 2), said(wrm, ood)]
 
 
+def test_readme_says_what_was_recorded_of_lambda_with_another_beta():
+    said = README.split("with `--beta 0.5` the OOD mean is")[1].split("([notebook 5]")[0]
+    numbers = []
+    for training in ("drm-3", "drm-10"):
+        for beta in (0.5, None):
+            rows = [row["splits"] for row in record.pick(record.load()["rows"], training, beta)]
+            of_seeds = [
+                100 * statistics.fmean(splits[d]["accuracy"] for d in ("dim", "neutral", "spurious"))
+                for splits in rows
+            ]
+            numbers.append(f"{statistics.fmean(of_seeds):.1f}")
+    assert re.findall(r"\d\d\.\d", said) == numbers
+
+
 def leads(recorded, row, others, key="ood_mean_accuracy"):
     """{name: lead of a row over another in points, paired by seed, and its standard error}."""
     grouped = report.by_name(recorded["results"])

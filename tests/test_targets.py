@@ -8,7 +8,13 @@ import torch
 import torch.nn.functional as F
 
 from drm_min import ESTIMATORS, core_targets
-from support.targets import TRUST, bootstrap_targets, posterior_targets, target_quality
+from support.targets import (
+    TRUST,
+    bootstrap_targets,
+    normalized_targets,
+    posterior_targets,
+    target_quality,
+)
 
 N = 400
 ALL = torch.arange(N)
@@ -142,3 +148,17 @@ def test_target_quality_by_hand():
     infinite = target_quality("onehot", torch.eye(2).__getitem__, labels, oracle)
     assert infinite["kl_from_oracle"] is None  # JSON has no such number
     assert "kl_from_oracle" not in target_quality("x", targets.__getitem__, labels)
+
+
+def test_what_is_fitted_once_looks_at_no_more_images_than_it_needs():
+    """With a million images and a thousand classes, all of them would take minutes and gigabytes."""
+    g, seen = torch.Generator().manual_seed(0), []
+    features, head, labels = unit(50_000, 8, g=g), unit(3, 8, g=g), torch.randint(3, (50_000,), generator=g)
+
+    def affinity(batch, classes=slice(None)):
+        seen.append(len(batch))
+        return features[batch] @ head[classes].T
+
+    targets = normalized_targets(affinity, labels, 3)
+    assert 10_000 < max(seen) <= 20_000
+    assert targets(torch.tensor([49_999])).shape == (1, 3)
