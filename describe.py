@@ -9,13 +9,10 @@ has them written by a language model, looks for faults (offline), and sets two f
 support/texts.py says what a description file looks like.
 """
 
-import itertools
 import json
-import math
 import os
 import re
 import sys
-import time
 from collections import Counter
 from dataclasses import dataclass
 from datetime import date
@@ -37,128 +34,37 @@ from support.errors import (
     printable,
     write_json,
 )
+from support.llm import Llm, parse_answer
 from support.options import check_values, command_line, option
-from support.texts import check, in_numbers, read_classes, shared_words
+from support.texts import other_names, read_bytes, read_classes, read_descriptions, read_named
+from support.wording import TOKENS, check, check_texts, in_numbers, pairwise, shared_words
 from toy import world
 from toy.probe import sensitivity
 
-PROMPT = """You write texts for CLIP, a model that compares texts with pictures. For each class below write
-{n} different texts.
+PROMPT = """You write texts for CLIP, a model that compares texts with pictures. The pictures: {domain}.
+For each class below write {n} different texts.
 {style}
-Each text is one phrase of 10 to 30 words in plain English, without the class's name, and enough by itself to
-tell the class from the others in the list: put first what tells it from its look-alikes. Answer with one JSON
-object and nothing else: {{"id": ["text", ...], ...}}, with exactly these ids.
-
+Each text is one phrase of 6 to 14 words (at most {tokens} tokens) in plain American English, such as a
+caption holds, and enough by itself to tell the class from the others below, many of which look alike: let
+those differ in what you name first. Answer with one JSON object and nothing else:
+{{"id": ["text", ...], ...}}, with exactly these ids.
+{again}
 Classes (id: name)
 {classes}"""
 STYLES = {  # the method needs core; the other two are for comparison
-    "core": """A text says what the thing itself looks like: shape, parts, proportions, markings, colours,
-material. Nothing that is not the thing: no habitat, background, weather, behaviour, use, viewpoint, and no
-word of photos.""",
-    "default": "A text is a plain caption for a photo of the class.",
+    "core": """A text says what the thing itself looks like, as far as such pictures show it: it opens with
+the kind of thing and its best mark, then shape, parts, proportions, markings, colors, material. It holds
+nothing that is not the thing: no habitat, background, weather, behavior, use, sound, smell or viewpoint, no
+people, no word of photos, no sizes in units. It holds no name, neither the class's own, nor a part of it, nor
+another's, and compares with nothing. It says what is there, never what is not: no "no", "not" or "-less".
+Example, for a class "plains zebra": "stocky wild horse, broad black and white stripes down to the belly".""",
+    "default": """A text is a plain caption for a photo of the class.
+Example, for a class "plains zebra": "a photo of a plains zebra".""",
     "context": """A text says where such a thing is usually seen: place, background, weather, what stands
-around it. Nothing of the thing's looks.""",
+around it. Nothing of the thing's looks, and no name.
+Example, for a class "plains zebra": "dry yellow grassland with scattered thorn trees under a wide sky".""",
 }
-
-
-def parse_answer(text, keys, n):
-    """What a model said -> {key: [n texts]} for the keys that it answered well, whatever else it said."""
-    # thoughts are left out; a template may hold their opening tag
-    text = re.sub(r"<think>.*", "", (text or "").rpartition("</think>")[2], flags=re.DOTALL)
-
-    def refuse(constant):
-        raise ValueError(constant)  # NaN is no JSON
-
-    decoder = json.JSONDecoder(parse_constant=refuse)
-    # each try may read to the end, so the longer a text, the fewer: 10,000 for 10 KB
-    for brace in itertools.islice(re.finditer(r'\{\s*"', text), 10**8 // (len(text) + 1)):
-        try:
-            value, _ = decoder.raw_decode(text, brace.start())
-        except (ValueError, RecursionError):
-            continue
-        found = {key: usable_texts(value.get(key), n) for key in keys}
-        found = {key: texts for key, texts in found.items() if texts}
-        if found:
-            return found
-    return {}
-
-
-def usable_texts(texts, n):
-    """The first n texts, no two alike, or None where a file or a model cannot take n of them."""
-    texts = [texts] if isinstance(texts, str) else texts
-    if not isinstance(texts, list) or not all(isinstance(t, str) and t.strip() for t in texts):
-        return None
-    texts = list(dict.fromkeys(" ".join(t.split()) for t in texts))[:n]
-    # a longer one does not fit into 77 tokens, and half a surrogate pair into no file
-    good = all(len(t.split()) <= 50 and not re.search("[\ud800-\udfff]", t) for t in texts)
-    return texts if good and len(texts) == n else None
-
-
-class Llm:
-    """A chat endpoint that speaks OpenAI's protocol. The key comes from the environment."""
-
-    def __init__(self, model, base_url=None, seed=0, temperature=0.7, timeout=300.0, retries=6):
-        from huggingface_hub import InferenceClient  # here, as nothing else needs it
-
-        self.variable = "OPENAI_API_KEY" if base_url else "HF_TOKEN"
-        key = os.environ.get(self.variable, "").strip()
-        # a key without anything that is escaped in some message is found there, and hidden
-        if re.search(r"""[^!-~]|["'\\<>&]""", key) or not (base_url or key):
-            or_url = "" if base_url else " or --base-url URL"
-            no_key = f"no key in {self.variable}; allowed: one without blanks or quotes{or_url}"
-            raise BadInput(f"--llm {model}: {no_key}")
-        # a stray / or # in a password would end the address there
-        if base_url and not re.fullmatch(r"https?://([^\s/?#@]*@)?[^\s/?#@]+(/[^\s?#@]*)?", base_url):
-            raise BadInput(f"--base-url {base_url.rpartition('@')[2]}: allowed: http://... or https://...")
-        self.key = key or "none"  # with None, the token of a Hugging Face login would be sent to any endpoint
-        self.client = InferenceClient(base_url=base_url, api_key=self.key, timeout=timeout)
-        self.model, self.where, self.retries = model, self.hidden(base_url or "Hugging Face"), retries
-        self.options = {
-            "model": model,
-            "seed": seed,
-            "temperature": temperature,
-            "response_format": {"type": "json_object"},
-        }
-
-    def hidden(self, text):
-        """A text without the key, and without a name and password in an address."""
-        return re.sub(r"//[^/@\s]*@", "//***@", text.replace(self.key, "***"))
-
-    def ask(self, prompt, words):
-        """-> what the model said, "" if nothing whole. Asks again where that may help, or raises BadInput."""
-        messages = [{"role": "user", "content": prompt}]
-        for attempt in range(self.retries):
-            try:
-                said = self.client.chat_completion(messages, max_tokens=4 * words + 2000, **self.options)
-                return self.content(said)
-            except Exception as e:  # the client, its HTTP library and a body that is no JSON raise many kinds
-                response = getattr(e, "response", None)
-                status = getattr(response, "status_code", None)
-                if status == 400 and self.options.pop("response_format", None):
-                    continue  # not every server knows it, and the prompt says the same
-                self.give_up(e, status, attempt)
-                wait = str(response.headers.get("Retry-After", "")) if response is not None else ""
-                time.sleep(min(120, int(wait) if wait.isdecimal() else 2**attempt))
-
-    def content(self, answer):
-        choice = answer.choices[0] if answer.choices else None
-        content = "" if choice is None or choice.finish_reason == "length" else choice.message.content or ""
-        if isinstance(content, str):
-            return content
-        return "".join(part.get("text") or "" for part in content)  # some servers answer in parts
-
-    def give_up(self, e, status, attempt):
-        """Raises BadInput where another request would not help."""
-        said = " ".join(self.hidden(str(e)).split())[:200]
-        if status in (401, 403):
-            what = f"{self.where} refuses the key in {self.variable} (status {status})"
-        elif status is not None and status not in (408, 409, 425, 429) and status < 500:
-            what = f"{self.where} refuses the request (status {status}): {said}"
-        elif attempt == self.retries - 1:
-            what = f"no answer from {self.where} after {self.retries} requests: {said}"
-        else:
-            return
-        raise BadInput(f"--llm {self.model}: {what}") from None
+ANY_PICTURES = "photos of all kinds"
 
 
 def already_written(out, classes, about):
@@ -183,43 +89,99 @@ def append(path, line):
         raise BadInput(f"--out: {path} cannot be written ({e.strerror})") from None
 
 
-def generate(classes, llm, out, about, n=2, style="core", batch=8):
-    """Have `llm` (Llm) write n texts a class into `out`, each answer before the next request.
+def requests_of(classes, known, size):
+    """Classes (key -> Named) -> lists of keys, those that look alike in one.
 
-    Classes that are there are not asked again. One that is not answered well is asked again, twice, in
-    smaller batches. Raises BadInput if some stay without texts.
+    What is alike is found over all of them, by name, gloss and what texts (key -> [text, ...]) are `known`.
+    """
+    keys = list(classes)
+    words = [" ".join([*classes[key][:2], *known.get(key, ())]) for key in keys]
+    alike = pairwise(words) + pairwise([classes[key].name for key in keys])  # (C, C)
+    group = {i: [i] for i in range(len(keys))}  # each class's, one list for all in it
+    for pair in alike.triu(1).flatten().topk(min(20 * len(keys), alike.numel())).indices.tolist():
+        a, b = (group[i] for i in divmod(pair, len(keys)))
+        if a is not b and len(a) + len(b) <= size:
+            a += b
+            group |= dict.fromkeys(b, a)
+    requests = []
+    for members in {id(members): members for members in group.values()}.values():
+        if requests and len(requests[-1]) + len(members) <= size:
+            requests[-1] += members
+        else:
+            requests.append([*members])
+    return [[keys[i] for i in sorted(request)] for request in requests]
+
+
+def entry_of(named, texts):
+    """A class as a file has it."""
+    entry = {"name": named.name, "gloss": named.gloss, "also": list(named.also), "descriptions": texts}
+    return {field: value for field, value in entry.items() if value}
+
+
+def reasons_of(problems, strict):
+    """Why texts are asked for again, or None: what --check would stop for, and other languages."""
+    wrong = [p for p in problems if p.stops or strict or p.kind == "language"]
+    return "; ".join(f"{p.kind}: {p.what}" for p in wrong)[:300] or None
+
+
+def generate(classes, llm, out, about, tokenizer, n=2, style="core", batch=8, strict=False, known=None):
+    """Have `llm` (Llm) write n texts for each of `classes` (key -> Named) into `out`.
+
+    Each answer is there before the next request. Classes that are there are not asked again. One whose texts
+    are missing, or cannot be used by the model of the `tokenizer`, is asked again, twice, in smaller batches,
+    with the reason; if `strict`, also one with something to look at. Raises BadInput if some stay without.
     """
     out = Path(out)
     done = already_written(out, classes, about)
     raw = out.with_name(out.name + ".raw.jsonl")
     append(raw, "")  # what cannot be written is said before anything is paid for
-    todo, tries, size = [key for key in classes if key not in done], Counter(), batch
-    requests = math.ceil(len(todo) / batch)
-    to_read = requests * len((PROMPT + STYLES[style]).split()) + 4 * len(todo)
-    words = f"about {to_read} words to read and {25 * n * len(todo)} to write"
-    log(f"{len(todo)} classes to ask for, {len(done)} are there: {requests} requests, {words}")
+    names = {key: named.name for key, named in classes.items()}
+    also = {key: named.also for key, named in classes.items()}
+    left = {key: named for key, named in classes.items() if key not in done}
+    groups = requests_of(left, known or {}, batch)
+    todo, tries, why = [key for group in groups for key in group], Counter(), {}
+    to_read = len(groups) * len((PROMPT + STYLES[style]).split()) + 8 * len(todo)
+    words = f"about {to_read} words to read and {18 * n * len(todo)} to write"
+    log(f"{len(todo)} classes to ask for, {len(done)} are there: {len(groups)} requests, {words}")
+    size = batch
     with tqdm(total=len(classes), initial=len(done), unit="class") as bar:
         while todo:
             asked, todo = todo[:size], todo[size:]
-            listed = "\n".join(f"{key}: {classes[key]}" for key in asked)
-            said = llm.ask(PROMPT.format(n=n, style=STYLES[style], classes=listed), 40 * n * len(asked))
-            append(raw, json.dumps({"asked": asked, "said": said}) + "\n")  # as it came
+            prompt = request_for({key: classes[key] for key in asked}, why, about["prompt"])
+            said, ended = llm.ask(prompt, 40 * n * len(asked))
+            append(raw, json.dumps({"asked": asked, "said": said, "why": ended}) + "\n")  # as it came
             found = parse_answer(said, asked, n)
-            for key, texts in found.items():
-                done[key] = {"name": classes[key], "descriptions": texts}
+            missing = []
+            for key in asked:
+                problems = check_texts({key: found.get(key, [])}, names, tokenizer, also)
+                why[key] = reasons_of(problems, strict)
+                if key not in found:
+                    why[key] = ended or f"{n} different texts did not come"
+                elif reasons_of(problems, strict=False) is None:
+                    bar.update(key not in done)
+                    done[key] = entry_of(classes[key], found[key])
+                if why[key]:
+                    missing.append(key)
             in_order = {key: done[key] for key in classes if key in done}
             write_json(out, {"about": about, "classes": in_order}, ensure_ascii=False)
-            bar.update(len(found))
-            missing = [key for key in asked if key not in found]
             tries.update(missing)
             todo += [key for key in missing if tries[key] < 3]
             size = max(1, size // 2) if missing else size
     lost = [key for key in classes if key not in done]
     if lost:
         raise BadInput(
-            f"--llm {about['model']}: no usable texts for {first_of(lost, 10)} after three requests; "
-            "allowed: the same command again, which asks for these alone"
+            f"--llm {about['model']}: no usable texts for {first_of(lost, 10)} after three requests "
+            f"({why[lost[0]]}); allowed: the same command again, which asks for these alone"
         )
+
+
+def request_for(classes, why, prompt):
+    """The prompt for some classes (key -> Named), with what was wrong (key -> reason) the last time."""
+    again = "".join(f"{key}: {why[key]}\n" for key in classes if why.get(key))
+    again = again and f"Your last texts of these could not be used:\n{again}"
+    glosses = {key: f" ({named.gloss})" if named.gloss else "" for key, named in classes.items()}
+    listed = "\n".join(f"{key}: {named.name}{glosses[key]}" for key, named in classes.items())
+    return prompt.replace("{again}\n", again).replace("{classes}", listed)
 
 
 def compare(a, b):
@@ -245,12 +207,14 @@ class Options:
 
     check: str = option(None, "a file: look for faults, offline", group="check and compare")
     compare: tuple[str, ...] = option((), "two files: set them side by side")
-    model: str = option(None, "check: who will read the texts; if left out, the data set's model or CLIP")
+    strict: bool = option(False, "check: what is to look at stops too; llm: it is asked again")
+    model: str = option(None, "who will read the texts; if left out, the data set's model or CLIP")
     dataset: str = option(None, "the classes of a data set, as its shipped file names them", group="classes")
-    classes: str = option(None, "or a file of your own: one a line (key, or key, tab, name), or JSON")
+    classes: str = option(None, "or a file: one a line (key, tab, name, tab, gloss; or less), or JSON")
     llm: str = option(None, "the model that writes", group="write")
     base_url: str = option(None, "its endpoint (key: OPENAI_API_KEY), else Hugging Face (key: HF_TOKEN)")
     out: str = option(None, "the file to write; if left out, descriptions/NAME.MODEL.json")
+    domain: str = option(None, "the pictures in words; if left out, the data set's")
     per_class: int = option(2, "texts a class", 1, 20)
     style: str = option("core", "what a text is about; the method needs core", choices=tuple(STYLES))
     batch: int = option(8, "classes a request", 1, 1000)
@@ -265,13 +229,13 @@ class Options:
 
 
 def classes_for(dataset, file):
-    """Classes (key -> name) of a file, or of a data set, or None where neither is given."""
+    """Classes (key -> Named) of a file, or of a data set, or None where neither is given."""
     if dataset and not os.path.isfile(find(f"descriptions/{dataset}.json")):
-        shipped = sorted(p.stem for p in (ROOT / "descriptions").glob("*.json") if "." not in p.stem)
-        raise BadInput(f"--dataset {dataset}: no such data set; allowed: {', '.join(shipped)}")
+        names = sorted(p.stem for p in (ROOT / "descriptions").glob("*.json") if "." not in p.stem)
+        raise BadInput(f"--dataset {dataset}: no such data set; allowed: {', '.join(names)}")
     if file:
-        return read_classes(Path(file))
-    return read_classes(find(f"descriptions/{dataset}.json")) if dataset else None
+        return read_named(Path(file))
+    return read_named(find(f"descriptions/{dataset}.json")) if dataset else None
 
 
 def tokenizer_for(dataset, model):
@@ -288,19 +252,26 @@ def tokenizer_for(dataset, model):
 
 
 def print_check(args):
-    """Print what `check` finds -> 1 if training cannot use the file, else 0."""
+    """Print what `check` finds -> 1 if training cannot use the file, or if it is --strict, else 0."""
     stem = Path(args.check).name.split(".")[0]  # descriptions/toy.context.json is for toy
     guessed = None if args.classes or not os.path.isfile(find(f"descriptions/{stem}.json")) else stem
     dataset = args.dataset or guessed
-    classes = classes_for(dataset, args.classes)
-    problems = sorted(check(args.check, classes, tokenizer_for(dataset, args.model)), reverse=True)
+    classes, names, also = classes_for(dataset, args.classes), None, other_names(dataset)
+    if classes:
+        names = {key: named.name for key, named in classes.items()}
+        also = also or {key: named.also for key, named in classes.items()}
+    problems = sorted(check(args.check, names, tokenizer_for(dataset, args.model), also), reverse=True)
     if problems:
-        rows = [("stop" if p.stops else "look", p.kind, p.key, p.what) for p in problems]
+        rows = [("stop" if p.stops or args.strict else "look", p.kind, p.key, p.what) for p in problems]
         print_lines(*markdown([("", "kind", "class", "what"), *rows]))
-    stops = sum(p.stops for p in problems)
+    stops = sum(p.stops or args.strict for p in problems)
+    kinds = ", ".join(f"{kind} {n}" for kind, n in Counter(p.kind for p in problems).most_common())
     alone = "" if classes else "; classes not compared, for want of --dataset or --classes"
     counts = f"{stops} faults that training should not start with, {len(problems) - stops} to look at"
-    print_lines(printable(f"{args.check}: {counts}{alone}"))
+    counts += f" ({kinds})" * bool(kinds)
+    print_lines(
+        printable(f"{args.check}: {counts}{alone}; a wrong thing, well described, is seen by you alone")
+    )
     return 1 if stops else 0
 
 
@@ -313,12 +284,16 @@ def have_written(args):
     out = Path(args.out or ROOT / "descriptions" / name)
     if not out.parent.is_dir():
         raise BadInput(f"--out {out}: no folder {out.parent}")
-    prompt = PROMPT.format(n=args.per_class, style=STYLES[args.style], classes="...")
+    domain = args.domain or RECIPES.get(args.dataset, {}).get("domain", ANY_PICTURES)
+    left = {"again": "{again}", "classes": "{classes}"}  # for each request to fill in
+    prompt = PROMPT.format(domain=domain, n=args.per_class, style=STYLES[args.style], tokens=TOKENS, **left)
     about = {"source": "written by a language model through describe.py", "model": args.llm, "prompt": prompt}
     about |= {key: getattr(args, key) for key in ("style", "per_class", "seed", "temperature")}
-    about |= {"date": date.today().isoformat(), "licence": "see the terms of the model"}
+    about |= {"date": date.today().isoformat(), "license": "see the terms of the model"}
     llm = Llm(args.llm, args.base_url, args.seed, args.temperature, args.timeout)
-    generate(classes, llm, out, about, args.per_class, args.style, args.batch)
+    tokenizer = tokenizer_for(args.dataset, args.model)
+    known = read_descriptions(read_bytes(f"descriptions/{args.dataset}.json")).texts if args.dataset else {}
+    generate(classes, llm, out, about, tokenizer, args.per_class, args.style, args.batch, args.strict, known)
     print_lines(printable(f"written: {out}; now: python describe.py --check {out}"))
 
 

@@ -454,6 +454,7 @@ class Config:
     pretrained: str = option(None, "tag of the weights, such as openai, or a file")
     descriptions: str = option(None, "JSON file of concept descriptions")
     template: tuple[str, ...] = option(None, "default prompts, with {} for the class")
+    concept_template: str = option(None, "concept prompts: {text}, or {name} too")
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", group="machine and files")
     precision: str = option("auto", "of the towers in training", choices=("auto", "fp32", "bf16", "fp16"))
     out: str = option(None, "folder of results and models; if left out, runs/DATASET")

@@ -92,6 +92,10 @@ def check_together(config):
     for template in config.template:
         if template.count("{}") != 1:
             raise BadInput(f"--template {template}: must hold one {{}}, for the name of the class")
+    template = config.concept_template
+    if template.count("{text}") != 1 or template.count("{name}") > 1:
+        allowed = "one {text}, for a description, and at most one {name}, for the name of its class"
+        raise BadInput(f"--concept-template {template}: must hold {allowed}")
     if config.accumulate > 1 and (config.loss == "flyp" or "flyp" in config.method):
         parts = f"--accumulate {config.accumulate}"
         raise BadInput(f"{parts}: only 1 with a contrastive loss, which needs the whole batch at once")

@@ -46,7 +46,8 @@ def make(rows, setup):
     """The report of a run, ready for JSON."""
     config, data = setup.config, setup.data
     device = next(setup.zero_shot.parameters()).device
-    about = {key: getattr(config, key) for key in ("model", "pretrained", "descriptions", "template")}
+    of_texts = ("model", "pretrained", "descriptions", "template", "concept_template")
+    about = {key: getattr(config, key) for key in of_texts}
     about |= {"torch": torch.__version__, "open_clip": open_clip.__version__, "device": str(device)}
     about["precision"] = pick_precision(config.precision, device)
     about["prompts_sha256"] = hashlib.sha256(json.dumps(setup.texts).encode()).hexdigest()

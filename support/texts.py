@@ -1,32 +1,16 @@
-"""Description files: one reader that collects what is wrong. Training refuses it, --check lists it.
+"""Description files: one reader that collects what is wrong. Training refuses what it cannot use.
 
 A description file is JSON in UTF-8: {"about": {...}, "classes": {key: {"name": "...", "descriptions":
-[...]}}}; the shapes of the authors' release, {key: text} and {key: [text, ...]}, load too.
+[...]}}}, where a class may also have a "scientific_name", a "gloss" (which sense of the name is meant) and
+other names ("also"). The shapes of the authors' release, {key: text} and {key: [text, ...]}, load too.
 """
 
 import json
-import re
-import statistics
-from collections import Counter
+import math
 from pathlib import Path
 from typing import NamedTuple
 
-import open_clip
-import torch
-
-from support.errors import BadInput, find, first_of, log, twice
-from support.weights import count_tokens
-
-# Words that mostly tell of a place, a time or a doing instead of the thing.
-CONTEXT = frozenset(
-    """background habitat forest forests woodland woodlands jungle savanna savannah grassland grasslands
-    meadow meadows desert deserts ocean oceans sea lake lakes pond ponds swamp swamps marsh marshes shore
-    shoreline sky snow snowy weather rain rainy sunny sunset night nocturnal daytime dusk dawn often usually
-    typically commonly found lives living inhabits native endemic seen swimming flying walking perched grazing
-    hunting photo photograph picture image viewed scene surroundings surrounded behavior behaviour""".split()
-)
-FILLER = set("a an the of with and or in on to its it is that by at from for as into has two one".split())
-ALIKE = 0.85  # of their words are shared by two texts that are nearly the same
+from support.errors import ROOT, BadInput, find, first_of, log, twice
 
 
 class Problem(NamedTuple):
@@ -49,6 +33,11 @@ def normal(text):
     return " ".join(text.lower().split())
 
 
+def as_words(name):
+    """A name without capitals and underscores, which two files may write in two ways."""
+    return normal(name.replace("_", " "))
+
+
 def alike(pairs):
     """(key, other key, text) for each text, of (key, text) pairs, that another key has too."""
     owner = {}
@@ -68,11 +57,17 @@ def read_bytes(path):
         raise BadInput(f"--descriptions {path}: cannot be read ({e.strerror}); allowed: JSON") from None
 
 
-def read_descriptions(raw, classes=None):
-    """The bytes of a file -> Descriptions, with every problem that keeps training from using it.
+def other_names(dataset):
+    """{key: (name, ...)}: what the classes of a data set are called, by its shipped file, if it has one."""
+    path = ROOT / "descriptions" / f"{dataset}.json"
+    return {key: (c.name, *c.also) for key, c in read_named(path).items()} if path.is_file() else {}
 
-    Texts are matched by key, never by position: a key is a class's key or its name. Without `classes` (key
-    -> name) those of the file are taken.
+
+def read_descriptions(raw, classes=None, also=None):
+    """The bytes of a file -> Descriptions, with every problem: those that stop a training, and the others.
+
+    Texts are matched by key, never by position: a key is a class's key, its name, or one of its other names
+    `also` (see other_names). Without `classes` (key -> name) those of the file are taken.
     """
     problems = []
 
@@ -95,7 +90,9 @@ def read_descriptions(raw, classes=None):
     if not isinstance(entries, dict) or not entries:
         return nothing("JSON", "holds no classes; allowed: an object of class -> text or list of texts")
     classes = classes or {key: key for key in entries}
-    entries = unique([(key_of(key, classes), entry) for key, entry in entries.items()])
+    owners = owners_of(entries, classes, also or {})
+    entries = unique([(key, entries[given]) for given, keys in owners.items() for key in keys])
+    problems += said_of_keys(owners, classes)
     for key in classes:
         if key not in entries:
             problems.append(Problem(True, "missing", key, f"no texts for {classes[key]!r}"))
@@ -106,16 +103,41 @@ def read_descriptions(raw, classes=None):
         names[key], texts[key], wrong = read_entry(key, entry, classes.get(key, key).replace("_", " "))
         problems += wrong
     for key, other, text in alike(pairs_of(texts)):
-        problems.append(Problem(True, "equal texts", key, f"also of {other}: {text[:60]!r}"))
+        problems.append(Problem(False, "equal texts", key, f"also of {other}: {text[:60]!r}"))
     return Descriptions(names, texts, problems)
 
 
-def key_of(name, classes):
-    """The key of a class that is called by its name. A name of two classes is the name of neither."""
-    if name in classes:
-        return name
-    keys = [key for key, of_class in classes.items() if of_class == name]
-    return keys[0] if len(keys) == 1 else name
+def owners_of(entries, classes, also):
+    """Which classes a file means by its keys -> {key of the file: [key of a class, ...]}.
+
+    A name of two classes means those of them that no other key of the file means: all, if there is none.
+    Digits at the ends of a name are left out where only that makes it one. What means none stays as it is.
+    """
+    called = {}
+    for key, name in classes.items():
+        for other in {as_words(name), *map(as_words, also.get(key, ()))} - {""}:
+            called.setdefault(other, []).append(key)
+    may_mean = {given: called.get(as_words(given), []) for given in entries}
+    may_mean |= {given: [given] for given in entries if given in classes}
+    owners, owned = {}, set()
+    # what means one class comes first, what means none last
+    for given in sorted(entries, key=lambda given: len(may_mean[given]) or math.inf):
+        meant = may_mean[given] or called.get(as_words(given).strip("0123456789 "), [])
+        free = [key for key in meant if key not in owned]
+        owners[given] = free or may_mean[given][:1] or [given]
+        owned |= {*owners[given]}
+    return {given: owners[given] for given in entries}
+
+
+def said_of_keys(owners, classes):
+    """Problems to look at: keys that are read as another name, or that mean several classes."""
+    problems = []
+    for given, keys in owners.items():
+        if given not in (keys[0], classes.get(keys[0])) and keys[0] in classes:
+            problems.append(Problem(False, "mended key", keys[0], f"{given!r} in the file"))
+        for key in keys[1:]:
+            problems.append(Problem(False, "shared key", key, f"{given!r} also means {keys[0]}"))
+    return problems
 
 
 def read_entry(key, entry, name):
@@ -135,11 +157,14 @@ def read_entry(key, entry, name):
     return name, texts, problems
 
 
-def load_names_and_descriptions(path, classes):
+def load_names_and_descriptions(path, classes, also=None):
     """Description file -> (key -> name, lists of texts), in the order of `classes`. Raises BadInput."""
-    read = read_descriptions(read_bytes(path), classes)
+    read = read_descriptions(read_bytes(path), classes, also)
+    if any(problem.stops for problem in read.problems):
+        said = in_a_line([problem for problem in read.problems if problem.stops])
+        raise BadInput(f"--descriptions {path}: {said}")
     if read.problems:
-        raise BadInput(f"--descriptions {path}: {in_a_line(read.problems)}")
+        log(f"{path}: {in_a_line(read.problems)}")
     return {key: read.names[key] for key in classes}, [read.texts[key] for key in classes]
 
 
@@ -163,11 +188,19 @@ def prompts_of(config, classes):
     if config.descriptions is None:
         allowed = "a JSON file, see descriptions/toy.json for the form"
         raise BadInput(f"--descriptions: {config.dataset} needs them; allowed: {allowed}")
-    names, descriptions = load_names_and_descriptions(config.descriptions, classes)
+    also = other_names(config.dataset)
+    names, descriptions = load_names_and_descriptions(config.descriptions, classes, also)
     default = {key: [t.replace("{}", name) for t in config.template] for key, name in names.items()}
-    for key, other, text in alike([(key, prompts[0]) for key, prompts in default.items()]):
-        log(f"{other!r} and {key!r} have one default prompt, {text!r}: that head cannot tell them apart")
-    return {"default": default, "concept": dict(zip(classes, descriptions))}
+    same = alike([(key, prompts[0]) for key, prompts in default.items()])
+    if same:
+        pairs = first_of(f"{other!r} and {key!r}" for key, other, _ in same)
+        log(f"{pairs} have one default prompt, {same[0][2]!r}: that head cannot tell them apart")
+    before, after = config.concept_template.split("{text}")
+    concept = {}
+    for (key, name), own in zip(names.items(), descriptions):
+        start, end = before.replace("{name}", name), after.replace("{name}", name)
+        concept[key] = [start + text + end for text in own]
+    return {"default": default, "concept": concept}
 
 
 def saved_prompts(saved, classes, config):
@@ -178,8 +211,24 @@ def saved_prompts(saved, classes, config):
     return {head: {key: saved["prompts"][head][key] for key in classes} for head in ("default", "concept")}
 
 
+class Named(NamedTuple):
+    """A class in a file of classes."""
+
+    name: str
+    gloss: str = ""  # which sense of the name is meant, a scientific name, or both
+    also: tuple = ()  # other names
+
+
 def read_classes(path):
-    """Classes (key -> name) of a file: JSON, or a line each (key, or key, tab, name). Raises BadInput."""
+    """Classes (key -> name) of a file. Raises BadInput. See read_named."""
+    return {key: named.name for key, named in read_named(path).items()}
+
+
+def read_named(path):
+    """Classes (key -> Named) of a file: JSON, or a line each. Raises BadInput.
+
+    A line is a key, or key, tab, name, or key, tab, name, tab, gloss.
+    """
     try:
         raw = Path(path).read_bytes()
         text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
@@ -195,98 +244,32 @@ def read_classes(path):
         if text.lstrip()[:1] in ("{", "["):
             classes = classes_in(json.loads(text, object_pairs_hook=unique), unique)
         else:
-            lines = [line.split("\t") for line in text.splitlines() if line.strip()]
-            classes = unique([(line[0].strip(), line[-1].strip()) for line in lines])
+            lines = [[part.strip() for part in line.split("\t")] for line in text.splitlines()]
+            lines = [[*line, line[0]][: max(2, len(line))] for line in lines if any(line)]
+            classes = unique([(line[0], Named(line[1], *line[2:3])) for line in lines])
     except (ValueError, TypeError, AttributeError, RecursionError) as e:
         raise e if isinstance(e, BadInput) else BadInput(f"{path}: no JSON of classes ({e})") from None
-    for part in (*classes, *classes.values()):
-        if not (isinstance(part, str) and part.strip()):
-            raise BadInput(f"{path}: a class has the key or name {str(part)[:60]!r}; allowed: a text")
+    for key, named in classes.items():
+        for part in (key, named.name, *(x for x in (named.gloss, *named.also) if x != "")):
+            if not (isinstance(part, str) and part.strip()):
+                what = f"a class has the key, name or gloss {str(part)[:60]!r}; allowed: a text"
+                raise BadInput(f"{path}: {what}")
     if len(classes) < 2:
         raise BadInput(f"{path}: {len(classes)} classes; allowed: 2 or more, one a line")
     return classes
 
 
 def classes_in(content, unique):
-    """JSON of any of the forms above -> key -> name."""
+    """JSON of any of the forms above -> key -> Named."""
     if isinstance(content, list):
-        return unique([(key, key) for key in content])
-    classes = {key: key if isinstance(e, list) else e for key, e in content.get("classes", content).items()}
-    return {key: e.get("name", key) if isinstance(e, dict) else e for key, e in classes.items()}
-
-
-def check(path, classes=None, tokenizer=None):
-    """Problems of a description file, those of training and those to look at. Offline.
-
-    With `classes` (key -> name), also which are missing and extra. `tokenizer`: of the model that will read
-    the texts; CLIP's, which reads 77 tokens, if left out.
-    """
-    tokenizer = tokenizer or open_clip.get_tokenizer("ViT-B-32")
-    read = read_descriptions(read_bytes(path), classes)
-    problems = list(read.problems)
-    for key, other, name in alike(read.names.items()):
-        problems.append(Problem(False, "equal names", key, f"also of {other}: {name!r}"))
-    for key, own in read.texts.items():
-        for text, times in twice([(normal(text), key) for text in own]).items():
-            problems.append(Problem(False, "text twice", key, f"{times} times: {text[:60]!r}"))
-        for text in own:
-            problems += check_text(key, text, read.names[key], tokenizer)
-    return problems + near_duplicates(pairs_of(read.texts))
-
-
-def check_text(key, text, name, tokenizer):
-    """Problems of one text by itself."""
-    problems, n = [], count_tokens(tokenizer, text)
-    if n > tokenizer.context_length:
-        what = f"{n} tokens, {tokenizer.context_length} fit: {text[:40]!r}"
-        problems.append(Problem(True, "too long", key, what))
-    if re.search(rf"\b{re.escape(name.lower())}(s|es)?\b", text.lower()):
-        problems.append(Problem(False, "class name", key, f"{name!r} in {text[:60]!r}"))
-    for word in sorted(set(words_of(text)) & CONTEXT):
-        problems.append(Problem(False, "context word", key, f"{word!r} in {text[:60]!r}"))
-    return problems
-
-
-def near_duplicates(pairs):
-    """Texts of two classes that share nearly all their words."""
-    bags = [set(words_of(text)) for _, text in pairs]
-    number = {word: i for i, word in enumerate(sorted(set().union(*bags)))}
-    holds = torch.zeros(len(pairs), len(number), dtype=torch.double)  # (T, V): which text holds which word
-    for i, bag in enumerate(bags):
-        holds[i, [number[word] for word in bag]] = 1
-    shared, size = holds @ holds.T, holds.sum(1)  # (T, T), (T,)
-    either = size[:, None] + size - shared
-    problems = []
-    for i, j in ((shared >= ALIKE * either) & (either > 0)).triu(1).nonzero().tolist():
-        (key, text), (other, other_text) = pairs[i], pairs[j]
-        if key != other and normal(text) != normal(other_text):
-            what = f"{text[:40]!r} and {other}'s {other_text[:40]!r}"
-            problems.append(Problem(False, "near-duplicate", key, what))
-    return problems
-
-
-def words_of(text):
-    return [w for w in re.findall(r"[a-z0-9]+", text.lower()) if w not in FILLER]
-
-
-def in_numbers(path):
-    """A description file in numbers -> {what: value}."""
-    tokenizer, classes = open_clip.get_tokenizer("ViT-B-32"), read_classes(find(path))
-    texts = [text for own in load_descriptions(path, classes) for text in own]
-    tokens = [count_tokens(tokenizer, text) for text in texts]
-    kinds = Counter(problem.kind for problem in check(path))
-    numbers = {"classes": len(classes), "texts": len(texts)}
-    numbers["words a text"] = statistics.fmean(len(text.split()) for text in texts)
-    numbers |= {"tokens a text": statistics.fmean(tokens), "longest, in tokens": max(tokens)}
-    return numbers | {"context words": kinds["context word"], "class names in texts": kinds["class name"]}
-
-
-def shared_words(a, b):
-    """Two files of the same classes -> the share of words that both have, a mean over classes; else None."""
-    classes = read_classes(find(a))
-    if set(classes) != set(read_classes(find(b))):
-        return None
-    bags = []
-    for path in (a, b):
-        bags.append([{w for text in own for w in words_of(text)} for own in load_descriptions(path, classes)])
-    return statistics.fmean(len(x & y) / max(1, len(x | y)) for x, y in zip(*bags))
+        return unique([(key, Named(key)) for key in content])
+    classes = {}
+    for key, entry in content.get("classes", content).items():
+        if isinstance(entry, dict):
+            glosses = [entry[field] for field in ("scientific_name", "gloss") if entry.get(field)]
+            others = [entry[field] for field in ("scientific_name",) if entry.get(field)]
+            also = (*others, *entry.get("also", ()))
+            classes[key] = Named(entry.get("name", key), "; ".join(glosses), also)
+        else:
+            classes[key] = Named(key if isinstance(entry, list) else entry)
+    return classes

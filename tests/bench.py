@@ -13,7 +13,6 @@ of drm_min.train itself. On a GPU the same runs there.
 import argparse
 import contextlib
 import io
-import json
 import multiprocessing
 import os
 import platform
@@ -32,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import drm_min
+import support.texts
 from support.errors import write_json
 from support.images import ImageFiles, image_batches
 from support.weights import encode_text, pick_device
@@ -79,12 +79,10 @@ def classes_in(prompts):
 
 def prompts_of(dataset, classes=None):
     """Prompts of a data set's first classes, with its own template and descriptions."""
-    recipe, tokenizer = drm_min.RECIPES[dataset], open_clip.get_tokenizer("ViT-B-32")
-    content = json.loads((ROOT / recipe["descriptions"]).read_text(encoding="utf-8"))
-    entries = list(content["classes"].values())[:classes]
-    default = [[t.replace("{}", entry["name"]) for t in recipe["template"]] for entry in entries]
-    concept = [entry["descriptions"] for entry in entries]
-    return drm_min.Prompts(*(drm_min.tokenize(tokenizer, own, device=DEVICE) for own in (default, concept)))
+    config, tokenizer = drm_min.Config(dataset=dataset, data_root="."), open_clip.get_tokenizer("ViT-B-32")
+    of_head = support.texts.prompts_of(config, support.texts.read_classes(ROOT / config.descriptions))
+    some = [list(of_head[head].values())[:classes] for head in drm_min.Prompts._fields]
+    return drm_min.Prompts(*(drm_min.tokenize(tokenizer, own, device=DEVICE) for own in some))
 
 
 def a_batch(classes, size):

@@ -27,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 
 import describe
 import drm_min
+from support import llm
 from support.texts import load_descriptions
 from support.weights import load_clip
 
@@ -120,6 +121,12 @@ def short(tmp_path_factory):
         return results(out)
 
     return run
+
+
+def shipped(dataset):
+    """What descriptions/DATASET.json says of each class."""
+    path = ROOT / "descriptions" / f"{dataset}.json"
+    return json.loads(path.read_text(encoding="utf-8"))["classes"]
 
 
 def results(out):
@@ -440,7 +447,7 @@ class Stub(ThreadingHTTPServer):
 @pytest.fixture
 def stub(tmp_path, monkeypatch):
     stub = Stub(tmp_path)
-    monkeypatch.setattr(describe.time, "sleep", stub.waits.append)
+    monkeypatch.setattr(llm.time, "sleep", stub.waits.append)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     for name, value in dict(OPENAI_API_KEY=KEY, NO_PROXY="127.0.0.1", no_proxy="127.0.0.1").items():
         monkeypatch.setenv(name, value)

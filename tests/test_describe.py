@@ -1,12 +1,15 @@
 """Descriptions written by a language model, through a server that misbehaves."""
 
+import email.utils
+import itertools
 import json
 import subprocess
 import sys
+import time
 
 import huggingface_hub
 import pytest
-from conftest import ALL, IDS, KEY, ROOT, dumps, good, reply, says, texts
+from conftest import ALL, IDS, KEY, ROOT, dumps, good, reply, says, shipped, texts
 
 import describe
 
@@ -30,6 +33,8 @@ JSON, DRAFT, BODY = dumps(ALL), dumps({key: texts(key, "draft: ") for key in IDS
 ASKED_AGAIN = {  # what -> (the first reply, the wait after it)
     "429 with Retry-After": (reply(status=429, Retry_After=7), 7),
     "500": (reply(b"no JSON", 500), 1),
+    "429 with fractions of a second": (reply(status=429, Retry_After="7.66"), 7.66),
+    "429 for an hour": (reply(status=429, Retry_After=3600), 120),
     "429 until a date": (reply(status=429, Retry_After="Wed, 21 Oct 2015 07:28:00 GMT"), 1),
     "cut": (reply(BODY, how="cut"), 1),
     "no JSON": (reply(b"<html>busy</html>"), 1),
@@ -49,19 +54,22 @@ UNDERSTOOD = {
     "blanks": {k: [f" {t} \n".replace(" ", "  ") for t in v] for k, v in ALL.items()},
     "content in parts": [dict(type="text", text=JSON)],
     "classes too many": ALL | {"3": texts("3"), "crane": texts("x")},
+    "a comma too many": JSON.replace("]}", "],}").replace('"]', '",]'),
+    "a line break in a text": JSON.replace("the first look", "the first\nlook"),
+    "id: name for a key": {f"{key}: {name}": ALL[key] for key, name in IDS.items()},
 }
 USELESS = {
     "no choices": says("", choices=[]),
     "an error with status 200": reply(b'{"error": {"message": "busy"}}'),
-    "finish reason length": says(JSON, "length"),
     "null content": says(None),
-    "half an answer": says(JSON[:-20]),
     "thoughts without end": says(f"<think>First {DRAFT}"),
-    "NaN": says(JSON.replace(dumps(ALL["1"]), "NaN")),
 }
 NOT_TWO_TEXTS = ("one text", ["one text"], ["one text", "one  text"], ["one text", " "], ["one", 2], {"a": 1})
 ONE_USELESS = {
     "missing": {k: v for k, v in ALL.items() if k != "1"},
+    "NaN": JSON.replace(dumps(ALL["1"]), "NaN"),
+    "two answers": {k: v for k, v in ALL.items() if k != "1"} | {"1: a": texts("1"), "1: b": texts("2")},
+    "in another script": ALL | {"1": ["青い鳥の長いくちばし", "what else thing 1 shows"]},
     "half a character": JSON.replace("what else thing 1 shows", "\\ud83d"),
     "too long": ALL | {"1": ["long", "plank " * 90]},
     **{str(bad): ALL | {"1": bad} for bad in NOT_TWO_TEXTS},
@@ -69,6 +77,8 @@ ONE_USELESS = {
 MISBEHAVIOUR = {  # what -> (the first reply, the ids of each request, the waits)
     **{what: (first, ["012", "012"], [wait]) for what, (first, wait) in ASKED_AGAIN.items()},
     **{what: (says(content), ["012"], []) for what, content in UNDERSTOOD.items()},
+    "whole, then blanks up to the limit": (says(JSON + " \n" * 500, "length"), ["012"], []),
+    "cut in the last class": (says(JSON[:-20], "length"), ["012", "2"], []),
     **{what: (first, ["012", "0", "1", "2"], []) for what, first in USELESS.items()},
     **{f"for class 1: {what}": (says(content), ["012", "1"], []) for what, content in ONE_USELESS.items()},
 }
@@ -108,6 +118,210 @@ def test_response_format_is_not_sent_again_to_a_server_that_does_not_know_it(stu
     stub.script = [reply(status=400)]
     assert stub.generate("--batch", "1") == 0 and stub.asked == ["0", "0", "1", "2"] and stub.waits == []
     assert ["response_format" in r for r in stub.requests] == [True, False, False, False]
+
+
+def refuses(*fields, status=400, say="Unsupported parameter: '{}'."):
+    """A server that names the first of these fields that a request has, and refuses it."""
+
+    def order(ids):
+        sent = STUB[0].requests[-1]
+        named = [field for field in fields if field in sent]
+        STUB[0].script.append(order)
+        return refusal(say.format(named[0]), status) if named else good(ids)
+
+    return order
+
+
+STUB = []  # the one that is running
+
+
+def refusal(said, status=400, **more):
+    return reply(dumps({"error": {"message": said, **more}}).encode(), status)
+
+
+SAYS = {
+    "seed": "Unsupported parameter: '{}'.",
+    "temperature": "`{}` does not support 0.7 with this model.",
+    "response_format": "This {} type is unavailable now",
+    "max_tokens": "'{}' is not supported with this model. Use 'max_completion_tokens' instead.",
+}
+
+
+@pytest.mark.parametrize("status", [400, 422])
+@pytest.mark.parametrize("field", SAYS)
+def test_a_field_that_the_server_names_is_left_out_or_renamed_once_and_said(stub, capfd, field, status):
+    STUB[:] = [stub]
+    stub.script = [refuses(field, status=status, say=SAYS[field])]
+    assert stub.generate("--batch", "1") == 0 and stub.is_complete() and stub.waits == []
+    assert stub.asked == ["0", "0", "1", "2"]
+    assert [field in r for r in stub.requests] == [True, False, False, False]
+    renamed = ["max_completion_tokens" in r for r in stub.requests[1:]]
+    assert renamed == [field == "max_tokens"] * 3
+    err = capfd.readouterr().err
+    assert f"refuses {field} ({SAYS[field].format(field)}): asked again without" in err
+
+
+def test_a_server_that_knows_none_of_the_fields_is_asked_without_all_of_them(stub):
+    STUB[:] = [stub]
+    said = '"loc": ["body", "{}"], "msg": "Extra inputs are not permitted"'
+    fields = ("seed", "temperature", "response_format", "max_tokens")
+    stub.script = [refuses(*fields, status=422, say=said)]
+    assert stub.generate() == 0 and stub.is_complete() and stub.asked == ["012"] * 5 and stub.waits == []
+    assert not any(field in stub.requests[-1] for field in (*fields, "max_completion_tokens"))
+
+
+def test_a_field_that_is_refused_when_renamed_too_is_left_out(stub):
+    stub.script = [
+        refusal(SAYS["max_tokens"].format("max_tokens")),
+        refusal("max_completion_tokens: too many"),
+    ]
+    assert stub.generate() == 0
+    assert ["max_completion_tokens" in r for r in stub.requests] == [False, True, False]
+    assert "max_tokens" not in stub.requests[2]
+
+
+@pytest.mark.parametrize("form", ["error", "message", "detail"])
+def test_the_servers_own_words_are_shown_instead_of_a_librarys_preamble(stub, error, form):
+    words = "the model writer is not on this machine; pull it first"
+    body = {"error": {"message": words}} if form == "error" else {form: words}
+    stub.script = [reply(dumps(body).encode(), 404)] * 9
+    assert stub.generate() == 2
+    line = error()
+    assert line.endswith(f"{stub.url}/chat/completions refuses the request (status 404): {words}")
+
+
+@pytest.mark.parametrize(
+    "base, asked",
+    [
+        ("/v1", "/v1/chat/completions"),
+        ("/v1/", "/v1/chat/completions"),
+        ("/v1beta/openai/", "/v1beta/openai/chat/completions"),
+        ("/api/paas/v4", "/api/paas/v4/chat/completions"),
+        ("/gate/chat/completions", "/gate/chat/completions"),
+        ("", "/v1/chat/completions"),
+    ],
+)
+def test_the_address_is_the_base_and_chat_completions_and_is_named(stub, error, base, asked):
+    url = stub.url.removesuffix("/v1")
+    assert describe.main(stub.argv("--base-url", url + base)) == 0
+    assert [r["path"] for r in stub.requests] == [asked]
+    stub.out.unlink()
+    stub.script = [reply(status=404)] * 9
+    assert describe.main(stub.argv("--base-url", url + base)) == 2 and f"{url}{asked} " in error()
+
+
+def test_a_date_to_wait_for_is_waited_for(stub):
+    later = email.utils.formatdate(time.time() + 9, usegmt=True)
+    stub.script = [reply(status=429, Retry_After=later)]
+    assert stub.generate() == 0 and 6 < stub.waits[0] < 10
+
+
+SPENT = "You exceeded your current quota, please check your plan and billing details."
+
+
+@pytest.mark.parametrize("more", [dict(code="insufficient_quota"), {}])
+def test_a_spent_quota_was_waited_for_half_a_minute(stub, error, more):
+    said = SPENT if not more else "no"
+    stub.script = [refusal(said, 429, **more)] * 9
+    assert stub.generate() == 2 and stub.waits == [] and len(stub.requests) == 1
+    assert "the quota is spent, which no waiting mends: " + said in error()
+
+
+def test_a_proxy_that_cannot_be_used_was_waited_for_half_a_minute(stub, error, monkeypatch):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name)
+    for name in ("http_proxy", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "socks5://127.0.0.1:1")
+    huggingface_hub.close_session()
+    try:
+        assert stub.generate() == 2 and stub.waits == [] and stub.requests == []
+    finally:
+        huggingface_hub.close_session()
+    line = error()
+    assert "cannot be asked: " in line and "SOCKS" in line
+
+
+@pytest.mark.parametrize(
+    "order, said",
+    [
+        (says(JSON[:40], "length"), "cut at "),
+        (says("<think>" + "so it " * 50, "length"), "thoughts took all "),
+        (says(""), "an empty answer"),
+        (says("I would rather not."), "2 different texts did not come"),
+        (says({key: ["plank " * 90, "plank " * 91] for key in IDS}), "92 tokens, 77 fit"),
+        (says({key: ["青い鳥の長いくちばし", "赤い"] for key in IDS}), "another than English"),
+    ],
+)
+def test_why_nothing_was_usable_is_said_at_the_end_and_to_the_model(stub, error, order, said):
+    stub.script = [order] * 50
+    assert stub.generate() == 2
+    line = error()
+    assert "no usable texts for 0, 1, 2" in line and said in line
+    first, second = (r["messages"][0]["content"] for r in stub.requests[:2])
+    assert "could not be used" not in first
+    assert said in second.split("could not be used")[1].split("Classes (id: name)")[0]
+    raw = (stub.folder / "o.json.raw.jsonl").read_text(encoding="utf-8").splitlines()
+    assert json.loads(raw[0])["said"] == json.loads(order[0])["choices"][0]["message"]["content"]
+
+
+def test_thoughts_beside_the_content_that_took_all_tokens_are_told_from_a_cut(stub, error):
+    message = dict(role="assistant", content="", reasoning="first, the crane " * 50)
+    stub.script = [says("", choices=[dict(index=0, message=message, finish_reason="length")])] * 50
+    assert stub.generate() == 2 and "thoughts took all " in error()
+
+
+def test_with_strict_what_the_check_looks_at_is_asked_again_and_kept_if_it_stays(stub):
+    bad = {"1": ["sleek brown body without any ears", "broad flippers and long stiff whiskers"]}
+    stub.script = [says(ALL | bad)] * 9
+    assert stub.generate() == 0 and stub.asked == ["012"]
+    stub.out.unlink()
+    fine = {
+        key: [f"sleek {color} body with two flippers", f"long {color} neck and a red cap"]
+        for key, color in zip(IDS, ("brown", "gray", "green"))
+    }
+    stub.script = [says(fine | bad)] * 3
+    assert stub.generate("--strict") == 0 and stub.asked[1:] == ["012", "1", "1"]
+    assert "negation: 'without'" in stub.requests[2]["messages"][0]["content"]
+    assert stub.written()["1"]["descriptions"] == bad["1"] and len(stub.written()) == 3
+
+
+def test_the_model_is_told_the_domain_and_which_sense_of_a_name_is_meant(stub):
+    lines = "0\tcrane\ta machine that lifts loads\n1\tsea lion\n2\tdik-dik\tMadoqua guentheri\n"
+    (stub.folder / "c.txt").write_text(lines)
+    assert stub.generate("--domain", "photos of a harbor at night") == 0
+    [said] = [r["messages"][0]["content"] for r in stub.requests]
+    assert "The pictures: photos of a harbor at night." in said
+    assert said.endswith(
+        "\n0: crane (a machine that lifts loads)\n1: sea lion\n2: dik-dik (Madoqua guentheri)"
+    )
+    assert stub.written()["0"]["gloss"] == "a machine that lifts loads" and "gloss" not in stub.written()["1"]
+
+
+@pytest.mark.parametrize("dataset", ["fmow", "iwildcam", "imagenet", "cifar10", "waterbirds"])
+def test_the_domain_of_a_data_set_and_an_example_are_in_its_prompt(stub, dataset):
+    stub.script = [refusal("stop here", 404)]
+    argv = ["--dataset", dataset, "--llm", "writer", "--base-url", stub.url, "--out", str(stub.out)]
+    assert describe.main(argv) == 2
+    [said] = [r["messages"][0]["content"] for r in stub.requests]
+    domain = describe.RECIPES[dataset]["domain"]
+    assert f"The pictures: {domain}." in said and "Example, for a class" in said and "20 tokens" in said
+
+
+def test_look_alikes_were_asked_for_far_from_each_other():
+    """Of eight neighbours in the order of the file, 3 of 21 such pairs shared a request."""
+    classes = describe.classes_for("iwildcam", None)
+    known = {key: entry["descriptions"] for key, entry in shipped("iwildcam").items()}
+    requests = describe.requests_of(classes, known, 8)
+    assert sorted(key for request in requests for key in request) == sorted(classes)
+    assert max(map(len, requests)) == 8
+    together = {frozenset(pair) for request in requests for pair in itertools.combinations(request, 2)}
+    pairs = [p.split() for p in ALIKE.split(",")]
+    assert sum(frozenset(pair) in together for pair in pairs) >= 17 and len(pairs) == 21
+
+
+# of iWildCam: pairs of kinds that people confuse
+ALIKE = """3 148,19 174,153 181,82 178,13 89,9 86,54 55,48 96,46 134,62 64,122 123,29 133,10 87,5 149,7 144,
+15 44,103 66,116 127,1 6,2 85,78 72"""
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def test_help_is_a_page_that_names_every_option(help_page):
 def test_help_was_one_list_of_options_without_groups(help_page):
     assert re.findall(r"^([a-z ]+):$", help_page, re.M) == GROUPS
     listed = re.findall(r"^  (--[a-z-]+)", help_page, re.M)
-    assert len(listed) == len(set(listed)) == len(dataclasses.fields(Config)) <= 31
+    assert len(listed) == len(set(listed)) == len(dataclasses.fields(Config)) <= 32
 
 
 HEARD = [

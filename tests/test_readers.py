@@ -124,11 +124,13 @@ def test_iwildcam_equal_english_names_are_said_and_do_not_stop(tmp_path, capfd):
     file.write_text(json.dumps({"classes": entries}))
     prompts = prompts_of(config, data.classes)
     assert list(prompts["default"]) == list(prompts["concept"]) == [str(y) for y in range(11)]
-    assert prompts["default"]["10"] == ["a photo of jaguarundi."] and prompts["concept"]["10"] == ["beast 10"]
+    assert prompts["default"]["10"] == ["a photo of jaguarundi."] and prompts["concept"]["10"] == [
+        "jaguarundi, beast 10"
+    ]
     [line] = [line for line in capfd.readouterr().err.splitlines() if "jaguarundi" in line]
     assert "'1' and '10'" in line
     file.write_text(json.dumps({y: f"beast {y}" for y in names}))  # the form of the authors' release
-    assert prompts_of(config, data.classes)["concept"]["2"] == ["beast 2"]
+    assert prompts_of(config, data.classes)["concept"]["2"] == ["genus 2, beast 2"]
 
 
 # the y, split and place of each image

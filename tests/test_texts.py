@@ -5,12 +5,28 @@ import json
 
 import open_clip
 import pytest
-from conftest import CSV, IDS, ROOT, argv, dumps, iwildcam, load, own_folder, pictures, results, table
+from conftest import (
+    CSV,
+    DRM,
+    IDS,
+    ROOT,
+    argv,
+    dumps,
+    evaluation,
+    iwildcam,
+    load,
+    own_folder,
+    pictures,
+    results,
+    run,
+    shipped,
+    table,
+)
 
 import describe
 import drm_min
 from support.errors import BadInput
-from support.texts import load_names_and_descriptions, read_classes
+from support.texts import load_names_and_descriptions, prompts_of, read_classes, read_descriptions
 from toy import world as toy_world
 
 pytestmark = pytest.mark.usefixtures("one_tokenizer")
@@ -19,6 +35,9 @@ pytestmark = pytest.mark.usefixtures("one_tokenizer")
 def rows_of(lines):
     """The rows of a Markdown table, less its heading."""
     return [[cell.strip() for cell in line[1:-1].split(" | ")] for line in lines if line[0] == "|"][2:]
+
+
+WNIDS = (importlib.resources.files("timm") / "data" / "_info" / "imagenet_synsets.txt").read_text().split()
 
 
 # ---------------------------------------------------------------------------------------------- classes
@@ -68,15 +87,16 @@ def test_classes_twice_or_none_or_half_a_file_are_refused(stub, capfd, content):
 # -------------------------------------------------------------------------------------------- the check
 
 LOOKS = {
-    "0": ["long grey neck over thin stilts", "red cap and pale plumes"],
+    "0": ["long gray neck over thin stilts", "red cap and pale plumes"],
     "1": ["sleek brown body with broad flippers", "small ear flaps and long whiskers"],
     "2": ["tiny antelope with a long snout", "spiky horns between large ears"],
 }
 GOOD = {key: dict(name=name, descriptions=LOOKS[key]) for key, name in IDS.items()}
+FIN = "a fin that is broad"
 LONG = "broad flat paddle of pale wood whose edge is bound with dark leather strips and six round brass nails"
 NEAR, LESS_NEAR = LONG.replace("brass", "iron"), LONG.replace("brass", "big").replace("dark", "red")
 RAW = dumps(GOOD)
-TWO_ONES = RAW.replace('"2": {', '"1": {"descriptions": ["a"]}, "2": {')
+TWO_ONES = RAW.replace('"2": {', '"1": {"descriptions": ["two small pointed ear flaps"]}, "2": {')
 
 
 def one(*own, key="1", file=GOOD, **entry):
@@ -86,10 +106,14 @@ def one(*own, key="1", file=GOOD, **entry):
 
 STOP = {  # what training cannot use -> (content, its kind, its class, words beside it)
     "missing": ({k: v for k, v in GOOD.items() if k != "2"}, "missing", "2", "dik-dik"),
-    "extra": (GOOD | {"9": dict(name="ski", descriptions=["two planks"])}, "extra", "9", ""),
+    "extra": (
+        GOOD | {"9": dict(name="ski", descriptions=["two long flat planks of wood"])},
+        "extra",
+        "9",
+        "",
+    ),
     "repeated key": (TWO_ONES, "repeated key", "1", "2 times"),
-    "by key and by name": (GOOD | {"crane": ["a plume"]}, "repeated key", "0", "2 times"),
-    "text of another class": (one("Long GREY neck over thin stilts"), "equal texts", "1", "of 0"),
+    "by key and by name": (GOOD | {"crane": ["a long pale plume behind"]}, "repeated key", "0", "2 times"),
     "too long": (one("plank " * 90), "too long", "1", "92 tokens"),
     "one token too long": (one("plank " * 76), "too long", "1", "78 tokens"),
     "utf-8-sig": (RAW.encode("utf-8-sig"), "encoding", "-", "byte-order mark"),
@@ -104,16 +128,18 @@ for bad in (7, " ", None):
     STOP[f"no name: {bad}"] = (one(name=bad), "name", "1", "allowed")
 LOOK = {  # what it can use, to look at
     "equal names": (one(name="Crane "), "equal names", "1", "of 0"),
-    "text twice in a class": (one("a fin", "a fin"), "text twice", "1", "a fin"),
-    "text twice but for capitals": (one("a fin", "A  fin"), "text twice", "1", "fin"),
-    "class name": (one("two Cranes in steel", key="0"), "class name", "0", "crane"),
+    "text of another class": (one("Long GRAY neck over thin stilts"), "equal texts", "1", "of 0"),
+    "text twice in a class": (one(FIN, FIN), "text twice", "1", "a fin"),
+    "text twice but for capitals": (one(FIN, FIN.replace("a fin", "A  fin")), "text twice", "1", "fin"),
+    "class name": (one("two tall Cranes of steel", key="0"), "class name", "0", "crane"),
     "context word": (one("a shy shape in the Forest"), "context word", "1", "'forest'"),
+    "long": (one("plank " * 21), "long", "1", "21 tokens"),
     "near-duplicate": (one(LONG, file=one(NEAR, key="2")), "near-duplicate", "1", "and 2"),
 }
 FINE = {
     "none": GOOD,
-    "just not too long": one("plank " * 75),
-    "class name in a word": one("a cranelike or supercrane beak", key="0"),
+    "just not long": one("plank " * 20),
+    "class name in a word": one("a supercrane beak, long and gray", key="0"),
     "two words of 15 differ": one(LONG, file=one(LESS_NEAR, key="2")),
 }
 PLANTED = {fault: (1, *rest) for fault, rest in STOP.items()}
@@ -154,9 +180,9 @@ def test_training_stops_for_what_the_check_stops_for_and_for_nothing_else(tmp_pa
 
 
 def test_check_counted_77_tokens_whatever_model_reads_the_file(tmp_path, capsys, clip):
-    shipped = json.loads((ROOT / "descriptions/toy.json").read_text(encoding="utf-8"))["classes"]
-    texts = {key: entry["descriptions"] for key, entry in shipped.items()}
+    texts = {key: entry["descriptions"] for key, entry in shipped("toy").items()}
     long = texts["tent"][0] = ("plank " * 36).strip()
+    used = f"36 tokens, 20 are used: {long[:40]!r}"  # of CLIP's 77
     file, of_toy = tmp_path / "own.json", tmp_path / "toy.own.json"
     for path in (file, of_toy):
         path.write_text(dumps(texts))
@@ -169,8 +195,8 @@ def test_check_counted_77_tokens_whatever_model_reads_the_file(tmp_path, capsys,
     assert check(file, "--dataset", "toy") == too_long
     assert check(of_toy) == too_long  # its name says for which data
     assert check(file, "--model", "local-dir:toy/clip") == too_long
-    assert check(file, "--dataset", "toy", "--model", "ViT-B-32") == (0, [])
-    assert check(file) == (0, [])  # CLIP's
+    assert check(file, "--dataset", "toy", "--model", "ViT-B-32") == (0, [used])
+    assert check(file) == (0, [used])  # CLIP's
     with pytest.raises(BadInput, match="38 tokens.*32 at most"):
         drm_min.tokenize(clip[1], [[long]])
 
@@ -180,6 +206,10 @@ def test_check_took_clips_tokenizer_for_a_model_that_is_none(model, capsys):
     assert describe.main(["--check", "descriptions/toy.json", "--model", model]) == 2
     out, err = capsys.readouterr()
     assert out == "" and err.startswith("describe.py: --model ") and model.split(":")[-1] in err
+
+
+COLORS = "red blue green black white brown pink gray gold orange purple".split()
+LOOKS_OF = [f"{color} and {color}, round, flat and {color}" for color in COLORS]
 
 
 def own_csv(root):
@@ -198,7 +228,9 @@ def test_equal_class_names_stopped_the_check_and_some_trainings_but_not_others(
     root = tmp_path / "own.csv" if dataset == "csv" else tmp_path
     classes = load(dataset, root).classes
     names = dict(zip(classes, ("crane", "Crane ", *classes.values())))
-    entries = {key: dict(name=name, descriptions=[f"look {key[:3]}"]) for key, name in names.items()}
+    entries = {
+        key: dict(name=name, descriptions=[LOOKS_OF[i]]) for i, (key, name) in enumerate(names.items())
+    }
     (tmp_path / "d.json").write_text(json.dumps(dict(classes=entries)))
     (tmp_path / "c.json").write_text(json.dumps(names))
     capfd.readouterr()
@@ -216,12 +248,160 @@ def test_equal_class_names_stopped_the_check_and_some_trainings_but_not_others(
 
 def test_check_took_names_that_differ_in_underscores_alone_for_different_ones(tmp_path, capsys):
     """Training says blanks for them, in the form of the authors' release."""
-    texts = {"hot_tub": "round basin in steam", "Hot tub": "wide hot tub of wood", "ski": "two planks"}
+    texts = {"hot_tub": "round white basin full of steam", "Hot tub": "wide hot tub of wood"}
+    texts["ski"] = "two long planks, bent up in front"
     (tmp_path / "d.json").write_text(json.dumps(texts))
     assert describe.main(["--check", str(tmp_path / "d.json")]) == 0
     found = rows_of(capsys.readouterr().out.splitlines())
-    class_name = ["look", "class name", "Hot tub", "'Hot tub' in 'wide hot tub of wood'"]
+    class_name = ["look", "class name", "Hot tub", "'hot tub' in 'wide hot tub of wood'"]
     assert sorted(found) == [class_name, ["look", "equal names", "Hot tub", "also of hot_tub: 'Hot tub'"]]
+
+
+# --------------------------------------------------------- the authors' six files, in their shapes and faults
+
+LOOK = "long-necked animal of kind {}, with a tail"
+
+
+def classes_of(dataset):
+    """What the data set itself calls its classes."""
+    if dataset == "imagenet":
+        return dict(zip(WNIDS, open_clip.IMAGENET_CLASSNAMES))
+    return {key: entry["name"] for key, entry in shipped(dataset).items()}
+
+
+def prompts_from(content, dataset, tmp_path, capfd, **more):
+    """-> (concept prompts of a run with a file of this content, what is said of it)."""
+    (tmp_path / "d.json").write_text(dumps(content), encoding="utf-8")
+    config = drm_min.Config(dataset=dataset, descriptions=str(tmp_path / "d.json"), **more)
+    capfd.readouterr()
+    concept = prompts_of(config, classes_of(dataset))["concept"]
+    said = [line for line in capfd.readouterr().err.splitlines() if "d.json: " in line]
+    assert len(said) <= 1
+    return concept, "".join(said)
+
+
+def of_imagenet(**renamed):
+    """{name: text} of every class, as both files of ImageNet are."""
+    names = classes_of("imagenet") | renamed
+    return {name: LOOK.format(i) for i, name in enumerate(names.values())}
+
+
+MISSILE, PROJECTILE, SUNGLASS, SUNGLASSES = "n03773504", "n04008634", "n04355933", "n04356056"
+
+
+def test_imagenet_files_are_keyed_by_names_of_which_two_mean_two_classes(tmp_path, capfd):
+    own = of_imagenet(**{PROJECTILE: "projectile", SUNGLASS: "sunglass"})
+    concept, said = prompts_from(own, "imagenet", tmp_path, capfd)
+    texts = {key: text for key, [text] in concept.items()}
+    assert texts[PROJECTILE] == own["projectile"] and texts[MISSILE] == own["missile"]
+    assert texts[SUNGLASS] == own["sunglass"] and texts[SUNGLASSES] == own["sunglasses"]
+    assert len(set(texts.values())) == 1000
+    assert f"mended key: '{PROJECTILE}', '{SUNGLASS}' ('projectile' in the file)" in said
+
+
+def test_a_name_of_two_classes_gives_its_text_to_both_and_says_so(tmp_path, capfd):
+    own = of_imagenet()  # one "missile" and one "sunglasses", as in open_clip's list
+    assert len(own) == 998
+    concept, said = prompts_from(own, "imagenet", tmp_path, capfd)
+    assert concept[PROJECTILE] == concept[MISSILE] == [own["missile"]]
+    assert concept[SUNGLASS] == concept[SUNGLASSES] == [own["sunglasses"]]
+    assert f"shared key: '{PROJECTILE}', '{SUNGLASSES}' ('missile' also means {MISSILE})" in said
+    assert "equal texts: " in said
+
+
+def test_five_pairs_of_classes_with_one_text_were_refused(tmp_path, capfd):
+    own = {key: LOOK.format(i // 2 if i < 10 else i) for i, key in enumerate(WNIDS)}
+    concept, said = prompts_from(own, "imagenet", tmp_path, capfd)
+    assert (
+        concept[WNIDS[0]] == concept[WNIDS[1]] != concept[WNIDS[2]] and concept[WNIDS[8]] == concept[WNIDS[9]]
+    )
+    first = ", ".join(repr(key) for key in WNIDS[1:10:2])
+    assert f"equal texts: {first} (also of {WNIDS[0]}: {LOOK.format(0)!r})" in said
+    (tmp_path / "d.imagenet.json").write_text(dumps(own))
+    checked = describe.check(tmp_path / "d.imagenet.json", classes_of("imagenet"))
+    assert sum(p.kind == "equal texts" for p in checked) == 5 and not any(p.stops for p in checked)
+
+
+def test_iwildcam_file_is_keyed_by_capitalised_scientific_names_one_with_a_stray_digit(tmp_path, capfd):
+    own, latin = {}, {key: e.get("scientific_name", e["name"]) for key, e in shipped("iwildcam").items()}
+    assert list(latin.values()).count("mazama temama") == 2  # one key for two labels
+    for i, name in enumerate(latin.values()):
+        own.setdefault(name.capitalize(), LOOK.format(i // 2 if i < 22 else i))  # 11 groups share a text
+    own["Canis lupus1"] = own.pop("Canis lupus")
+    concept, said = prompts_from(own, "iwildcam", tmp_path, capfd, concept_template="{text}")
+    assert len(own) == 181 and len(concept) == 182
+    assert concept["26"] == [own["Canis lupus1"]] and concept["153"] == concept["181"] == [
+        own["Mazama temama"]
+    ]
+    assert concept["0"] == concept["1"] and concept["20"] == concept["21"] != concept["22"]
+    assert "mended key: '0', '1', '2', '3', '4' and 176 more ('Empty' in the file)" in said
+    assert "shared key: '181' ('Mazama temama' also means 153)" in said and "equal texts: '1', '3', " in said
+
+
+def test_iwildcam_default_prompts_are_english_whatever_file_is_given(tmp_path):
+    base = tmp_path / "iwildcam_v2.0"
+    table(
+        base / "categories.csv", "y,name", "0,empty", "1,Tayassu pecari", "2,genus unheard", "99999,elephas"
+    )
+    table(base / "metadata.csv", "split,filename,y", *(f"{s},{y}.jpg,{y}" for s in SPLITS for y in "012"))
+    pictures(base / "train", "0.jpg", "1.jpg", "2.jpg")
+    assert load("iwildcam", tmp_path).classes == {
+        "0": "empty",
+        "1": "white-lipped peccary",
+        "2": "genus unheard",
+    }
+
+
+SPLITS = ("train", "id_val", "id_test", "test")
+
+
+@pytest.mark.parametrize("dataset, n", [("iwildcam", 1), ("fmow", 6)])
+def test_files_that_are_keyed_as_the_data_are_need_no_mending(dataset, n, tmp_path, capfd):
+    keys = list(classes_of(dataset))
+    own = {key: [LOOK.format(f"{i}.{j}") for j in range(n)] for i, key in enumerate(keys)}
+    own = {key: texts[0] for key, texts in own.items()} if n == 1 else own
+    concept, said = prompts_from(own, dataset, tmp_path, capfd, concept_template="{text}")
+    assert said == "" and list(concept) == keys and len(concept[keys[0]]) == n
+
+
+@pytest.mark.parametrize("name", ["projectile1", "2 projectile", "PROJECTILE", "projec_tile"])
+def test_what_may_be_mended_and_what_may_not(name):
+    raw = dumps({name: "a long tube of steel", "n2": "a ball"}).encode()
+    read = read_descriptions(raw, {"n1": "projectile", "n2": "ball"})
+    stops = [p.kind for p in read.problems if p.stops]
+    assert stops == (["missing", "extra"] if name == "projec_tile" else [])
+    assert name == "projec_tile" or [(p.kind, p.key) for p in read.problems] == [("mended key", "n1")]
+
+
+# ------------------------------------------------------------------------------------ the concept template
+
+
+@pytest.mark.parametrize(
+    "template, said",
+    [("{text}", "what"), ("{name}, {text}", "cat, what"), ("{text} ({name})", "what a cat (cat)")],
+)
+def test_a_concept_template_makes_the_prompts_and_is_in_drm_json(template, said, world, tmp_path):
+    report = run(tmp_path, world, epochs=1, concept_template=template)
+    about = json.loads((tmp_path / DRM / "model" / "drm.json").read_text(encoding="utf-8"))
+    assert about["concept_template"] == report["about"]["concept_template"] == template
+    assert about["prompts"]["concept"]["cat"][1].startswith(said)
+    again = drm_min.run(evaluation(world, tmp_path / DRM / "model"))
+    assert again["results"][0]["domains"] == report["results"][-1]["domains"]
+
+
+def test_the_concept_template_of_a_data_set_is_in_its_recipe():
+    assert {name for name, r in drm_min.RECIPES.items() if r["concept_template"] != "{text}"} == {"iwildcam"}
+    assert drm_min.Config(dataset="iwildcam", data_root=".").concept_template == "{name}, {text}"
+    assert (
+        drm_min.Config(dataset="iwildcam", data_root=".", concept_template="{text}").concept_template
+        == "{text}"
+    )
+
+
+@pytest.mark.parametrize("template", ["{name}", "a text", "{text} {text}", "{name} {name} {text}", ""])
+def test_a_concept_template_without_its_places_is_refused(template):
+    with pytest.raises(BadInput, match="--concept-template"):
+        drm_min.Config(concept_template=template)
 
 
 # ------------------------------------------------------------------------------- those that are shipped
@@ -235,7 +415,6 @@ oil_or_gas_facility park parking_lot_or_garage place_of_worship police_station p
 railway_bridge recreational_facility road_bridge runway shipyard shopping_mall single-unit_residential
 smokestack solar_farm space_facility stadium storage_tank surface_mine swimming_pool toll_booth tower
 tunnel_opening waste_disposal water_treatment_facility wind_farm zoo""".split()
-WNIDS = (importlib.resources.files("timm") / "data" / "_info" / "imagenet_synsets.txt").read_text().split()
 SHIPPED = {
     "toy": list(toy_world.THINGS),
     "cifar10": "airplane automobile bird cat deer dog frog horse ship truck".split(),
@@ -255,9 +434,8 @@ def test_shipped_descriptions_are_whole_and_pass_the_check(name, n, capsys):
     content = json.loads((ROOT / path).read_text(encoding="utf-8"))
     names, of_class = load_names_and_descriptions(path, {key: key for key in keys})
     flat = [" ".join(text.lower().split()) for own in of_class for text in own]
-    assert list(content["classes"]) == keys and len({name.lower() for name in names.values()}) == n
-    assert min(map(len, of_class)) >= 2 and len({*flat}) == len(flat)
-    assert max(len(tokenizer.encode(text)) + 2 for text in flat) < 60
+    assert list(content["classes"]) == keys and len(names) == n and min(map(len, of_class)) >= 2
+    assert max(len(tokenizer.encode(text)) for text in flat) <= 20
     source = content["about"]["source"]
     assert "written by a language model" in source and "not the authors'" in source
     assert describe.main(["--check", path]) == 0

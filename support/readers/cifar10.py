@@ -10,6 +10,7 @@ from support.errors import BadInput
 from support.readers.tables import PUBLISHED, Row, Table
 
 RECIPE = PUBLISHED | {"epochs": 10, "data_root": "data", "descriptions": "descriptions/cifar10.json"}
+RECIPE |= {"domain": "tiny photos, 32 pixels wide, of one thing that fills them"}
 LAYOUT = "CIFAR-10 and STL-10 are downloaded to it by torchvision"
 
 

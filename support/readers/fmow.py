@@ -4,6 +4,9 @@ from support.errors import BadInput
 from support.readers.tables import PUBLISHED, Row, Table, csv_rows
 
 RECIPE = PUBLISHED | {"descriptions": "descriptions/fmow.json", "template": ("satellite photo of a {}.",)}
+RECIPE |= {
+    "domain": "satellite photos from straight above, half a meter a pixel: roofs, lots, roads, shadows"
+}
 LAYOUT = (
     "allowed: a folder with fmow_v1.1/{rgb_metadata.csv,country_code_mapping.csv,images/}, "
     "from https://wilds.stanford.edu"

@@ -12,6 +12,7 @@ from support.images import EXTENSIONS, ImageFiles
 
 # What FLYP's released recipes share, on CLIP ViT-B/16; a data set's own values stand in its RECIPE.
 PUBLISHED = {"model": "ViT-B-16", "pretrained": "openai", "template": ("a photo of a {}.",)}
+PUBLISHED |= {"concept_template": "{text}"}
 PUBLISHED |= {"method": ("zero-shot", "drm"), "core_targets": ("posterior",)}
 PUBLISHED |= {"select": "best", "save_every": 1000}
 PUBLISHED |= {"epochs": 20, "batch_size": 256, "lr": 1e-5, "warmup": 500, "weight_decay": 0.2}

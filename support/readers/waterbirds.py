@@ -4,6 +4,7 @@ from support.errors import BadInput
 from support.readers.tables import PUBLISHED, Row, Table, below, csv_rows
 
 RECIPE = PUBLISHED | {"descriptions": "descriptions/waterbirds.json"}
+RECIPE |= {"domain": "photos of birds, cut out and set before another place"}
 LAYOUT = "allowed: a folder with waterbirds_v1.0/metadata.csv and its images, from https://wilds.stanford.edu"
 BIRDS = ("landbird", "waterbird")
 PLACES = ("land", "water")

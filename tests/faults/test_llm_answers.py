@@ -17,7 +17,7 @@ ANSWERS = {
     "other ids": (says({"one": ["a", "b"]}), ["no usable texts"]),
     "objects for texts": (says({"1": [{"text": "a"}, {"text": "b"}]}), ["no usable texts"]),
     "blanks": (says({"1": [" ", "\t"]}), ["no usable texts"]),
-    "texts of 60 words": (says({"1": ["word " * 60, "word " * 61]}), ["no usable texts"]),
+    "texts of 80 words": (says({"1": ["word " * 80, "word " * 81]}), ["no usable texts", "82 tokens"]),
     "half a character": (says('{"1": ["\\ud83d a", "b"]}'), ["no usable texts"]),
     "NaN for a text": (says('{"1": ["a", NaN]}'), ["no usable texts"]),
     "a refusal in prose": (says("I cannot help with {that}."), ["no usable texts"]),
