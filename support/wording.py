@@ -36,7 +36,8 @@ CONTEXT = frozenset(
     shoreline sky snow snowy weather rain rainy sunny sunset night nocturnal daytime dusk dawn often usually
     typically commonly found lives living inhabits native endemic seen swimming flying walking perched grazing
     hunting photo photograph picture image viewed scene surroundings surrounded behavior behaviour waterhole
-    river rivers riverbank stream campsite roadside street nearby""".split()
+    river rivers riverbank stream campsite roadside street nearby eating jumping
+    sleeping""".split()
 )
 FILLER = set("a an the of with and or in on to its it is that by at from for as into has two one".split())
 # Little words of other languages that no English caption holds; one alone may be part of a name.
@@ -58,6 +59,7 @@ LOOK = {  # kind -> what no text should hold
     "use": r"\b(used|designed|meant|intended|built|serv(es?|ing)) (to|for|as)\b|\bfor \w+ing\b",
     "sense": r"\b((smell|odou?r|scent|aroma|stink|tast[ey]|flavou?r)\w*|fragrant|nois[ey]|loud"
     r"|chirp\w*|roar(s|ing)?)\b",
+    "chatter": r"\b(as an ai|sure|sorry|here (is|are)|descriptions?|json)\b|^\W*\d+[.)]|^\s*[-*#]|\|",
     "vague": r"\b((some|any)?things?|objects?|items?|stuff)\b",
     "spelling": r"\b(grey(s|ish)?|\w*colour\w*|tyres?|bonnets?|windscreens?|moustach\w+|cent(re|red)|fibres?"
     r"|plough\w*|armoured|harbours?|mould\w*|jewell\w+|theatres?|metres?|pyjamas|behaviour\w*)\b",
@@ -128,6 +130,8 @@ def check_form(key, text, tokenizer):
         problems.append(Problem(False, "short", key, f"fewer than {WORDS} words: {text[:60]!r}"))
     if any(ord(c) > 0x24F for c in "".join(words)) or len([w for w in words if w in FOREIGN]) > 1:
         look("language", "another than English")
+    if len(set(words)) < 0.6 * len(words):
+        look("repetition", "the same words")
     for word in sorted({w for w in words if w.isascii() and is_unknown(w)}):
         look("unknown word", repr(word))
     for kind, pattern in LOOK.items():
@@ -171,12 +175,12 @@ def names_in(texts, names, also):
         spans = spans_of(plain(text))
         # a last word that several classes' names share is their category
         others = {p for name in also.get(key, ()) for p in phrases(name) if len(p) > 1 or heads[p[0]] < 2}
-        last = {(phrase[-1],) for phrase in own[key] if len(phrase) > 1 and heads[phrase[-1]] == 1}
-        for kind, some in (("class name", own[key]), ("synonym", others), ("part of a name", last)):
-            part = next((phrase for phrase in some if phrase in spans), None)
-            if part:
-                found.append((kind, key, part, text))
-                break
+        several = [phrase for phrase in own[key] if len(phrase) > 1]
+        parts = {phrase[-1:] for phrase in several if heads[phrase[-1]] == 1} & spans
+        parts |= {phrase for phrase in several if {(word,) for word in phrase} <= spans}  # in any order
+        kinds = {"class name": {*own[key]} & spans, "synonym": others & spans, "part of a name": parts}
+        for kind in [kind for kind, some in kinds.items() if some][:1]:
+            found.append((kind, key, min(kinds[kind]), text))
         for phrase in spans & owners.keys():
             if phrase not in own[key] and key not in owners[phrase]:
                 found.append(("another class's name", key, phrase, text))

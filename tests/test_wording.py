@@ -81,6 +81,14 @@ KINDS = {
         ["a qwzrtplk with two broad brown wings", "a brown blorgnaxxu with a forked tail"],
         ["a weathered wing with brown freckles", "a cylindrical fuselage with a forked tail"],
     ),
+    "repetition": (
+        ["brown brown brown brown brown wings", "a tail, a tail, a tail, a tail"],
+        ["a brown wing with a brown edge", "a long tail with a dark end"],
+    ),
+    "chatter": (
+        ["Sure! Here is what you asked for:", "1. a brown bird with a forked tail"],
+        ["a bird unsure of its long forked tail", "a brown bird with 2.5 dark bands"],
+    ),
     "class name": (
         ["two brown kites with forked tails", "a brown bird of prey, its tail forked"],
         ["a brown bird with a forked tail", "a brown kitelet with a forked tail"],
@@ -121,6 +129,7 @@ def test_of_each_kind_two_texts_are_reported_and_two_are_not(kind):
 def test_a_last_word_that_several_classes_share_is_their_category_and_any_other_a_part_of_the_name():
     assert "part of a name" in kinds_of(["a sleek brown lion with two flippers"], "3")
     assert "part of a name" in kinds_of(["two tiny diks with pointed dark horns"], "4")
+    assert "part of a name" in kinds_of(["a fox, slim and all gray, no stripe"], "1")
     assert "part of a name" not in kinds_of(["a slim fox with a dark stripe"], "1")
     assert "part of a name" not in kinds_of(["a sleek brown seal with two flippers"], "3")
 
