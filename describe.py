@@ -21,7 +21,6 @@ from pathlib import Path
 import open_clip
 from tqdm import tqdm
 
-from drm_min import RECIPES
 from support.errors import (
     ROOT,
     BadInput,
@@ -36,6 +35,7 @@ from support.errors import (
 )
 from support.llm import Llm, parse_answer
 from support.options import check_values, command_line, option
+from support.settings import RECIPES
 from support.texts import other_names, read_bytes, read_classes, read_descriptions, read_named
 from support.wording import TOKENS, check, check_texts, in_numbers, pairwise, shared_words
 from toy import world

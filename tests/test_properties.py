@@ -13,8 +13,9 @@ from conftest import evaluated
 
 import describe
 import drm_min
-from drm_min import ESTIMATORS, Split, contrastive_loss, core_targets, dual_loss, metrics, mix
+from drm_min import Split, contrastive_loss, core_targets, dual_loss, metrics, mix
 from support.errors import BadInput
+from support.settings import ESTIMATORS
 from support.targets import target_quality
 from support.texts import load_descriptions
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from drm_min import ESTIMATORS, core_targets
+from drm_min import core_targets
+from support.settings import ESTIMATORS
 from support.targets import (
     TRUST,
     bootstrap_targets,

@@ -25,6 +25,7 @@ from conftest import (
 
 import describe
 import drm_min
+from support import settings
 from support.errors import BadInput
 from support.texts import load_names_and_descriptions, prompts_of, read_classes, read_descriptions
 from toy import world as toy_world
@@ -390,7 +391,7 @@ def test_a_concept_template_makes_the_prompts_and_is_in_drm_json(template, said,
 
 
 def test_the_concept_template_of_a_data_set_is_in_its_recipe():
-    assert {name for name, r in drm_min.RECIPES.items() if r["concept_template"] != "{text}"} == {"iwildcam"}
+    assert {name for name, r in settings.RECIPES.items() if r["concept_template"] != "{text}"} == {"iwildcam"}
     assert drm_min.Config(dataset="iwildcam", data_root=".").concept_template == "{name}, {text}"
     assert (
         drm_min.Config(dataset="iwildcam", data_root=".", concept_template="{text}").concept_template
