@@ -43,9 +43,9 @@ import torch.nn.functional as F
 from timm.optim import param_groups_weight_decay
 
 import toy
-from support import errors, report, weights
+from support import answers, errors, flyp, report, weights
 from support.checkpoints import Checkpoints, about_job, about_training, read_saved
-from support.images import image_batches
+from support.images import ImageFiles, image_batches
 from support.metrics import best_of_label, metrics, summarise
 from support.options import command_line
 from support.readers import READERS, tables
@@ -185,12 +185,13 @@ def lr_factor(step, steps, warmup):
     return min((step + 1) / warmup, cosine)
 
 
-def shuffled_batches(n, config, seed):
-    """The numbers of the images (B,) of every step. Whole batches only; what is left out changes."""
+def shuffled_batches(n, config, seed, whole=True):
+    """The numbers of the images (B,) of every step. Only `whole` batches: what is left out changes."""
     shuffle, batches = torch.Generator().manual_seed(seed), []
     for _ in range(config.epochs):
         of_epoch = torch.randperm(n, generator=shuffle).split(config.batch_size)
-        batches += of_epoch[: max(1, n // config.batch_size)]  # one of all images if there are fewer
+        some = max(1, n // config.batch_size) if whole else len(of_epoch)
+        batches += of_epoch[:some]  # one of all images if there are fewer
     return batches
 
 
@@ -237,10 +238,14 @@ def train(model, split, prompts, targets_of, job, config, score=None, checkpoint
     epoch with the highest score(model) are kept. Raises BadInput where a loss is not finite, and Stopped.
     """
     device = next(model.parameters()).device
-    batches = shuffled_batches(len(split), config, job.seed)
+    released = job.loss == "flyp-released"  # support/flyp.py says what is otherwise then
+    batches = shuffled_batches(len(split), config, job.seed, whole=not released)
     # Norms, biases and the logit scale are not decayed: only what has two dimensions or more.
     groups = param_groups_weight_decay(model, config.weight_decay)
+    if released:  # everything is
+        groups = [{"params": [*model.parameters()], "weight_decay": config.weight_decay}]
     optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=True)
+    factor = flyp.lr_factor if released else lr_factor
     half = weights.mixed_precision(config.precision, device)
     max_log_scale = max(math.log(100), model.logit_scale.item())  # SigLIP starts above 100
     checkpoints = checkpoints or Checkpoints(config)
@@ -254,15 +259,20 @@ def train(model, split, prompts, targets_of, job, config, score=None, checkpoint
             batch = batches[step]
             torch.manual_seed(job.seed * 1_000_003 + step)  # dropout and the like: the same after a resume
             for group in optimizer.param_groups:
-                group["lr"] = config.lr * lr_factor(step, len(batches), config.warmup)
+                group["lr"] = config.lr * factor(step, len(batches), config.warmup)
             labels = split.labels[batch].to(device)
-            losses = batch_gradients(model, images, labels, batch, prompts, targets_of, job, half, config)
+            own = prompts
+            if released:
+                drawn, labels = flyp.draw_texts(prompts.default, labels)
+                own = prompts._replace(default=drawn)
+            losses = batch_gradients(model, images, labels, batch, own, targets_of, job, half, config)
             checkpoints.check(losses)
             half.scaler.step(optimizer)
             half.scaler.update()
             optimizer.zero_grad()
-            with torch.no_grad():
-                model.logit_scale.clamp_(0, max_log_scale)
+            if not released:
+                with torch.no_grad():
+                    model.logit_scale.clamp_(0, max_log_scale)
             epoch_ends = (step + 1) % (len(batches) // config.epochs) == 0
             value = score(model) if epoch_ends and config.select == "best" else None
             checkpoints.after_step(model, optimizer, half.scaler, losses, value)  # saves; raises Stopped
@@ -307,13 +317,13 @@ def encode_images(model, split, bad=None):
 
 
 @torch.no_grad()
-def predict(model, split, prompts):
-    """(p_default, p_concept), (N, C) each, from one pass of the image tower.
+def predict(model, split, prompts, bad=None):
+    """(p_default, p_concept), (N, C) each, from one pass of the image tower; `bad`: see encode_images.
 
     In double precision on the CPU, so that the log of a small probability stays finite.
     """
     was_training = model.training
-    features = encode_images(model, split).cpu().double()
+    features = encode_images(model, split, bad).cpu().double()
     scale = logit_scale(model).cpu().double()
 
     def probabilities(texts):
@@ -452,8 +462,8 @@ class Setup(NamedTuple):
     data: Data
     zero_shot: torch.nn.Module  # the model before training; with --eval-only the saved one
     tokenizer: object
-    texts: dict  # "default" and "concept": class -> its texts
-    prompts: Prompts  # the same as tokens
+    texts: dict = None  # "default" and "concept": class -> its texts
+    prompts: Prompts = None  # the same as tokens
     features: torch.Tensor = None  # (N, D) zero-shot embeddings of the training images, if needed
     p_zero_shot: dict = None  # see predict_all; if needed
 
@@ -464,10 +474,20 @@ def set_up(config, out=None, saved=None):
     data = load_data(config, saved["seed"] if saved else config.seed)
     texts = saved_prompts(saved, data.classes, config) if saved else prompts_of(config, data.classes)
     model, tokenizer = weights.load_clip(config.model, config.pretrained, device)
-    source = f"--model {config.model}" if saved else f"--descriptions {config.descriptions}"
+    return with_texts(Setup(config, out, data, model, tokenizer), texts)
+
+
+def with_texts(setup, texts):
+    """The setup with prompts made of these texts, as of prompts_of. Raises BadInput."""
+    config, device = setup.config, next(setup.zero_shot.parameters()).device
+    source = (
+        f"--model {config.model}"
+        if config.eval_only or config.predict
+        else f"--descriptions {config.descriptions}"
+    )
     sources = {"default": "the default prompts", "concept": source}
-    prompts = Prompts(*(tokenize(tokenizer, texts[k].values(), sources[k], device) for k in Prompts._fields))
-    return Setup(config, out, data, model, tokenizer, texts, prompts)
+    prompts = [tokenize(setup.tokenizer, texts[k].values(), sources[k], device) for k in Prompts._fields]
+    return setup._replace(texts=texts, prompts=Prompts(*prompts))
 
 
 @torch.no_grad()
@@ -505,7 +525,11 @@ def targets_for(job, setup):
 
 def fine_tune(job, setup):
     """One training -> a row of results for each alpha of WiSE-FT."""
-    config, data, prompts = setup.config, setup.data, setup.prompts
+    config, data = setup.config, setup.data
+    if job.method == "flyp" and flyp.templates(config):  # others than ours
+        own = dataclasses.replace(config, template=flyp.templates(config))
+        setup = with_texts(setup, prompts_of(own, data.classes))
+    prompts = setup.prompts
     targets, quality = targets_for(job, setup)
     report.say_quality(quality)
 
@@ -526,13 +550,18 @@ def fine_tune(job, setup):
         for method in read_as:
             beta = job.beta if method == job.method else beta_of(config, config.lam)
             p_of_method = ensemble(p, setup.p_zero_shot) if method == "ensemble" else p
-            rows += rows_of(p_of_method, data, [beta], {**about, "method": method})
+            rows += rows_of(p_of_method, setup, [beta], {**about, "method": method})
     return rows
 
 
-def rows_of(p, data, betas, about):
-    """Rows of results: what they are of, and what was measured with each beta."""
-    return [{"seconds": None, "core_targets": None, **about, **evaluate(p, data, beta)} for beta in betas]
+def rows_of(p, setup, betas, about):
+    """Rows of results: what they are of, and what was measured with each beta. Writes predictions.csv."""
+    rows = []
+    for beta in betas:
+        rows.append({"seconds": None, "core_targets": None, **about, **evaluate(p, setup.data, beta)})
+        mixed = {domain: mix(*both, beta) for domain, both in p.items()}
+    answers.write_predictions(setup, p, mixed, about)
+    return rows
 
 
 def evaluate_saved(config, out):
@@ -543,7 +572,19 @@ def evaluate_saved(config, out):
     about = {key: saved.get(key) for key in ("method", "seed", "lam", "estimator")} | {"alpha": 1.0}
     p = predict_all(setup.zero_shot, setup.data, setup.prompts)
     beta = saved["beta"] if config.beta is None else config.beta
-    return report.make(rows_of(p, setup.data, [beta], about), setup)
+    return report.make(rows_of(p, setup, [beta], about), setup)
+
+
+def answer(config, out):
+    """--predict: what a model that a run saved sees in pictures -> rows of a table. Raises BadInput."""
+    saved, files = read_saved(config.model, METHODS), answers.pictures_of(config.predict)
+    model, tokenizer = weights.load_clip(config.model, device=weights.pick_device(config.device))
+    setup = with_texts(Setup(config, out, None, model, tokenizer), saved["prompts"])
+    split, bad = Split(ImageFiles(files, workers=config.workers), torch.zeros(len(files))), {}
+    both = predict(model, split, setup.prompts, bad)
+    p = mix(*both, saved["beta"] if config.beta is None else config.beta)
+    names = saved.get("classes") or {key: key for key in saved["prompts"]["default"]}
+    return answers.table_of(files, bad, p, both, list(names.values()))
 
 
 def run(config, out=None):
@@ -568,7 +609,7 @@ def run(config, out=None):
         if "zero-shot" in config.method:  # each head, and their mixture
             betas = dict.fromkeys((1.0, 0.0, beta_of(config, config.lam)))
             about = {"method": "zero-shot", "seed": seed, "lam": None, "estimator": None, "alpha": 0.0}
-            rows += rows_of(setup.p_zero_shot, setup.data, betas, about)
+            rows += rows_of(setup.p_zero_shot, setup, betas, about)
         for job in jobs:
             rows += fine_tune(job, setup) if job.seed == seed else []
     return report.make(rows, setup)
@@ -577,7 +618,10 @@ def run(config, out=None):
 @errors.guarded("drm_min.py", "what was trained is kept, and --resume goes on from it")
 def main(argv=None):
     config = command_line(Config, argv, "drm_min.py", __doc__.partition("\nA zero")[0], toy.RECIPE)
-    report.show(run(config, Path(config.out)), Path(config.out))
+    if config.predict:
+        errors.print_lines(*errors.markdown(answers.show(answer(config, None), config.out)))
+    else:
+        report.show(run(config, Path(config.out)), Path(config.out))
 
 
 if __name__ == "__main__":

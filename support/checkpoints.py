@@ -45,7 +45,7 @@ def about_training(job, setup):
     recipe["training_images"] = len(setup.data.train)
     versions = {"torch": torch.__version__, "open_clip": open_clip.__version__}
     about |= {"beta": job.beta, "dataset": config.dataset, "prompts": setup.texts}
-    about["concept_template"] = config.concept_template
+    about |= {"concept_template": config.concept_template, "classes": setup.data.classes}
     return about | {"recipe": recipe, "versions": versions}
 
 

@@ -9,6 +9,7 @@ from support.errors import BadInput
 
 # What an evaluation of a trained model still asks of the reader; all else is in its drm.json.
 OF_EVALUATION = "eval_only dataset data_root model beta device precision workers out".split()
+OF_PREDICTION = "predict model beta device workers out".split()
 
 
 def option(default, help, low=-math.inf, high=math.inf, choices=None, group=None):
@@ -64,8 +65,9 @@ def check_values(config, recipe):
 def complete(config, recipes):
     """Fill what is None in a config from the recipe of its data set. Raises BadInput for nonsense."""
     recipe = dict(recipes.get(config.dataset, {})) if isinstance(config.dataset, str) else {}
-    if config.eval_only is True:
-        check_evaluation(config)
+    for name, options in (("predict", OF_PREDICTION), ("eval_only", OF_EVALUATION)):
+        if getattr(config, name):
+            check_saved_model(config, flag(name), options)
     if config.model is not None and config.pretrained is None:
         recipe.pop("pretrained", None)  # the tag in the recipe belongs to the model in the recipe
     check_values(config, recipe)
@@ -73,18 +75,19 @@ def complete(config, recipes):
         object.__setattr__(config, name, tuple(dict.fromkeys(getattr(config, name))))
     check_together(config)
     if config.out is None:
-        object.__setattr__(config, "out", f"runs/{config.dataset}" + "-eval" * config.eval_only)
+        name = "predict" if config.predict else config.dataset + "-eval" * config.eval_only
+        object.__setattr__(config, "out", f"runs/{name}")
 
 
-def check_evaluation(config):
-    """--eval-only takes what decided the training from the model. Raises BadInput for other options."""
+def check_saved_model(config, by, options):
+    """--eval-only and --predict take what decided the training from the model. Raises BadInput for others."""
     if not str(config.model).startswith("local-dir:"):
-        raise BadInput(f"--eval-only --model {config.model}: allowed: local-dir:FOLDER, which a run left")
+        raise BadInput(f"{by} --model {config.model}: allowed: local-dir:FOLDER, which a run left")
     for field in dataclasses.fields(config):
-        if field.name not in OF_EVALUATION and getattr(config, field.name) != field.default:
-            allowed = ", ".join(flag(name) for name in OF_EVALUATION[1:])
+        if field.name not in options and getattr(config, field.name) != field.default:
+            allowed = ", ".join(flag(name) for name in options[1:])
             why = "the model has its own, of its one seed"
-            raise BadInput(f"--eval-only {flag(field.name)}: {why}; allowed beside it: {allowed}")
+            raise BadInput(f"{by} {flag(field.name)}: {why}; allowed beside it: {allowed}")
 
 
 def check_together(config):

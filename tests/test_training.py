@@ -12,6 +12,8 @@ import drm_min
 from drm_min import Config, Job, Split, build_head, image_features, logit_scale, train
 from support.errors import BadInput
 from support.images import ImageFiles
+from support.settings import RECIPES
+from support.texts import prompts_of
 from support.weights import load_clip, mixed_precision
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -74,6 +76,80 @@ def test_released_flyp_is_flyp_loss_on_one_text_an_image(clip, small, prompts):
         texts = build_head(model, prompts.default)[small.labels]  # (B, D)
         logits = logit_scale(model) * image_features(model, small.images) @ texts.T
     assert loss == pytest.approx(drm_min.contrastive_loss(logits, torch.eye(96)).item(), abs=1e-5)
+
+
+def flyp_by_itself(model, images, labels, texts, epochs, batch_size, lr, warmup, decay, seed):
+    """FLYP's loop, written from its description and not from ours -> losses.
+
+    texts[c, i]: tokens (L,) of class c in template i.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=decay)
+    of_epoch = math.ceil(len(images) / batch_size)
+    total, losses = epochs * of_epoch, []
+    order = torch.Generator().manual_seed(seed)
+    for _ in range(epochs):
+        shuffled = torch.randperm(len(images), generator=order)
+        for i in range(of_epoch):
+            step = len(losses)
+            rate = 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+            optimizer.param_groups[0]["lr"] = lr * ((step + 1) / warmup if step < warmup else rate)
+            batch = shuffled[i * batch_size : (i + 1) * batch_size]
+            torch.manual_seed(seed * 1_000_003 + step)
+            template = torch.randint(texts.shape[1], (len(batch),))
+            seen = image_features(model, images[batch])
+            said = model.encode_text(texts[labels[batch], template], normalize=True)
+            logits = model.logit_scale.exp() * seen @ said.T
+            right = torch.arange(len(batch))
+            by_image, by_text = (torch.nn.functional.cross_entropy(of, right) for of in (logits, logits.T))
+            loss = (by_image + by_text) / 2
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    return losses
+
+
+def test_forty_steps_of_flyp_are_those_of_an_independent_loop(clip, toy):
+    """Another decay, clamp, schedule, last batch or text of an image would show."""
+    model, tokenizer = clip
+    says = ("a photo of a {}.", "a small {}.", "the {} in the wild.")
+    names = [[say.format(name) for say in says] for name in toy.classes.values()]
+    texts = drm_min.tokenize(tokenizer, names)
+    split, seed = toy.train.take(torch.arange(100)), 3
+    config = Config(epochs=10, batch_size=32, lr=1e-3, warmup=4, weight_decay=0.3, select="last")
+    job = Job("flyp", seed, ("default",), 0.0, 1.0, None, "flyp-released")
+    ours, theirs = copy.deepcopy(model), copy.deepcopy(model).train()
+    for either in (ours, theirs):
+        either.logit_scale.data.fill_(math.log(100))  # where a clamp would act
+    losses = train(ours, split, drm_min.Prompts(texts, None), None, job, config)
+    tokens = texts.tokens.view(8, 3, -1)
+    expected = flyp_by_itself(theirs, split.images, split.labels, tokens, 10, 32, 1e-3, 4, 0.3, seed)
+    assert len(losses) == 40 and losses == pytest.approx(expected, abs=1e-5)
+    for (name, a), (_, b) in zip(ours.state_dict().items(), theirs.state_dict().items()):
+        if name.endswith("in_proj_bias"):  # the keys' bias has no gradient but rounding, which Adam enlarges
+            (a, _, c), (b, _, d) = a.chunk(3), b.chunk(3)
+            a, b = torch.cat([a, c]), torch.cat([b, d])
+        assert torch.allclose(a, b, atol=1e-4), name
+    assert ours.logit_scale != model.logit_scale
+
+
+def test_flyp_draws_from_80_templates_of_imagenet_unless_others_are_asked_for(clip, tmp_path, monkeypatch):
+    (tmp_path / "d.json").write_text('{"n0": "a fish", "n1": "a bird"}')
+    classes = {f"n{i}": name for i, name in enumerate(("tench", "crane"))}
+    split = Split(torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.tensor([0, 1]))
+    data = drm_min.Data(classes, split, split, {"val": split})
+    seen = []
+    monkeypatch.setattr(drm_min, "train", lambda model, split, prompts, *_: seen.append(prompts))
+    for more, templates in ((dict(), 80), (dict(template=("a {}.",)), 1)):
+        config = Config(dataset="imagenet", data_root=".", descriptions=str(tmp_path / "d.json"), **more)
+        setup = drm_min.Setup(config, None, data, *clip)
+        monkeypatch.setattr(drm_min, "predict_all", lambda *_: {})
+        monkeypatch.setattr(drm_min, "rows_of", lambda *_: [])
+        monkeypatch.setattr(drm_min.Checkpoints, "seconds", lambda _: 0)
+        [job] = drm_min.jobs_of("flyp", config, 0)
+        drm_min.fine_tune(job, drm_min.with_texts(setup, prompts_of(config, classes)))
+        assert len(seen.pop().default.owner) == 2 * templates
+    assert "flyp_template" not in RECIPES["iwildcam"]
 
 
 @pytest.mark.parametrize("start, kept", [(math.log(100), math.log(100)), (6.0, 6.0)])
@@ -158,7 +234,7 @@ def test_chance_is_another_one_at_every_step(world, monkeypatch):
     g = torch.Generator().manual_seed(0)
     pictures = torch.randint(0, 256, (6, 3, 32, 32), generator=g, dtype=torch.uint8)
     split = Split(pictures, torch.tensor([0, 1, 2, 0, 1, 2]), crop=1.0)
-    monkeypatch.setattr(drm_min, "shuffled_batches", lambda n, config, seed: [torch.arange(n)] * 4)
+    monkeypatch.setattr(drm_min, "shuffled_batches", lambda n, *_, **__: [torch.arange(n)] * 4)
     job, losses = Job("erm", 0, ("default",)), {}
     for shape in ("dropped", "vit"):
         config = Config(**options(world, world, shape, lr=0.0, epochs=4))

@@ -10,6 +10,7 @@ from support.readers.tables import PUBLISHED, Row, Table, class_folders
 
 RECIPE = PUBLISHED | {"descriptions": "descriptions/imagenet.json", "template": ("a good photo of the {}.",)}
 RECIPE |= {"epochs": 10, "batch_size": 512, "weight_decay": 0.1}
+RECIPE |= {"flyp_template": tuple(say("{}") for say in open_clip.OPENAI_IMAGENET_TEMPLATES)}  # FLYP's 80
 RECIPE |= {"domain": "photos of animals, plants, foods and things made by people"}
 LAYOUT = (
     "allowed: a folder with imagenet/{train,val}/<wnid>/ from https://image-net.org and, as far as you have "
