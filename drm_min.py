@@ -34,7 +34,6 @@ import dataclasses
 import math
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import open_clip
@@ -577,7 +576,8 @@ def run(config, out=None):
 @errors.guarded("drm_min.py", "what was trained is kept, and --resume goes on from it")
 def main(argv=None):
     config = command_line(Config, argv, "drm_min.py", __doc__.partition("\nA zero")[0], toy.RECIPE)
-    report.show(run(config, Path(config.out)), Path(config.out))
+    with errors.own_folder(config) as out:
+        report.show(run(config, out), out)
 
 
 if __name__ == "__main__":

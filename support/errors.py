@@ -1,5 +1,6 @@
 """What is refused and in which words, what is said to the reader, and writing that costs no existing file."""
 
+import contextlib
 import functools
 import json
 import math
@@ -149,6 +150,29 @@ def make_folder(path, inner=None):
     except OSError as e:
         allowed = "an existing folder or one that can be made"
         raise BadInput(f"--out {path}: cannot be written ({e.strerror}); allowed: {allowed}") from None
+
+
+@contextlib.contextmanager
+def own_folder(config):
+    """--out, for as long as a run lasts: made, and removed where nothing came into it.
+
+    Raises BadInput where it holds what an earlier run left.
+    """
+    out = Path(config.out)
+    new = [path for path in (out, *out.parents) if not os.path.lexists(path)]
+    try:
+        make_folder(out)
+        left = [p for name in ("results.json", "*-seed-*/model*", "*-seed-*/step-*") for p in out.glob(name)]
+        if left and not config.resume and not config.overwrite:
+            first = first_of(sorted(p.relative_to(out) for p in left), 3)
+            go_on = "" if config.eval_only else "--resume, to go on from it; "
+            how = f"{go_on}--overwrite, to replace it; another --out"
+            raise BadInput(f"--out {out}: an earlier run left {first}; allowed: {how}")
+        yield out
+    finally:
+        for path in new:
+            with contextlib.suppress(OSError):  # it is not empty
+                path.rmdir()
 
 
 def check_learnable(split, config, model, jobs):

@@ -364,7 +364,7 @@ def test_resuming_a_finished_run_trains_nothing(world, finished, monkeypatch):
 
 def test_a_stopped_run_goes_on_in_a_folder_where_another_had_finished(world, tmp_path):
     run(tmp_path, world, lr=5e-4)
-    assert stop_at(tmp_path, 3, world) == 130
+    assert stop_at(tmp_path, 3, world, overwrite=True) == 130
     run(tmp_path, world, resume=True)
     run(tmp_path / "whole", world)
     assert same(tmp_path, tmp_path / "whole")

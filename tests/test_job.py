@@ -114,7 +114,7 @@ def test_any_choice_of_methods_makes_a_table_and_a_picture(short, methods, capsy
 def test_a_run_that_diverges_ends_in_one_line_and_keeps_the_old_results(tmp_path, capsys):
     (tmp_path / "results.json").write_text("old")
     short = ["--epochs", "1", "--batch-size", "500", "--device", "cpu", "--out", str(tmp_path)]
-    assert drm_min.main([*short, "--method", "erm", "--lr", "1e9"]) == 2
+    assert drm_min.main([*short, "--method", "erm", "--lr", "1e9", "--overwrite"]) == 2
     [line] = [line for line in capsys.readouterr().err.splitlines() if line.startswith("drm_min.py:")]
     assert "--lr 1000000000.0" in line and (tmp_path / "results.json").read_text() == "old"
 
@@ -185,8 +185,7 @@ def test_results_lacked_the_precision_and_were_lost_with_a_picture(world, tmp_pa
     assert list(row["domains"]) == ["val", "sketch"] and "\n| ERM " in capfd.readouterr().out
     monkeypatch.undo()
     (tmp_path / "tradeoff.png").mkdir()
-    (tmp_path / "results.json").unlink()
-    assert drm_min.main(argv(tmp_path, world, method="erm", epochs=1)) == 2
+    assert drm_min.main(argv(tmp_path, world, method="erm", epochs=1, overwrite=True)) == 2
     out, err = capfd.readouterr()
     assert re.search(r"^drm_min.py: \S*tradeoff.png: cannot be written", err, re.M) and "\n| ERM " in out
     assert "written:" not in out

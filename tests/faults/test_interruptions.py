@@ -220,6 +220,40 @@ def largest_file(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.mark.parametrize("left", ["results.json", "a model", "a checkpoint"])
+@counted("lost files")
+def test_the_same_command_again_destroyed_what_an_earlier_run_left(
+    world, stopped, tmp_path, monkeypatch, capfd, left
+):
+    """Refused before anything is read, in a line with the ways out."""
+    if left == "a checkpoint":
+        shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
+    else:
+        assert drm_min.main(argv(tmp_path, world, epochs=1)) == 0
+    if left == "a model":
+        (tmp_path / "results.json").unlink()
+    before = contents(tmp_path)
+    capfd.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(drm_min, "load_data", lambda *_: pytest.fail("it began"))
+        assert drm_min.main(argv(tmp_path, world, lr=5e-4)) == 2
+    what = {"results.json": "results.json", "a model": f"{DRM}/model", "a checkpoint": f"{DRM}/step-3"}[left]
+    ways = ["--resume", "--overwrite", "another --out"]
+    one_line("drm_min.py", capfd.readouterr(), [f"--out {tmp_path}", what, *ways])
+    assert contents(tmp_path) == before
+    assert drm_min.main(argv(tmp_path, world, lr=5e-4, epochs=1, overwrite=True)) == 0
+    assert drm_min.main(argv(tmp_path, world, lr=5e-4, epochs=1, resume=True)) == 0
+
+
+@counted("lost files")
+def test_an_evaluation_again_destroyed_the_results_of_another(place, capfd):
+    command = [word for word in place.evaluate() if word != "--overwrite"]
+    before = contents(place.out)
+    assert drm_min.main(command) == 2
+    one_line("drm_min.py", capfd.readouterr(), ["results.json", "--overwrite", "another --out"])
+    assert contents(place.out) == before
+
+
 @posix_only
 @pytest.mark.parametrize("size", [100_000, 4_000_000])
 @counted("disk")
