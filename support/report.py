@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import statistics
@@ -30,16 +31,28 @@ ZERO_SHOT = {1.0: ("default head", "<"), 0.0: ("concept head", ">")}
 
 
 def show(report, out):
-    """Write results.json, print the table, draw the pictures. Raises BadInput where one cannot be written."""
+    """Write results.json, print the table, draw the pictures. Raises BadInput where one cannot be written.
+
+    A picture that cannot be drawn costs nothing else: a line says why it is not there.
+    """
     write_json(out / "results.json", report)
     pictures = {"tradeoff.png": plot_tradeoff} if has_tradeoff(report) else {}
     if any(history[-1]["epoch"] > 1 for history in histories_of(report, out).values()):
         pictures["history.png"] = plot_history
     print_lines(*table(report), *notes(report))
+    written, missing = ["results.json"], {}
     for name, draw in pictures.items():
-        figure = draw(report, out)
-        write(out / name, lambda path, figure=figure: figure.savefig(path, dpi=150, format="png"))
-    print_lines("written: " + ", ".join(str(out / name) for name in ("results.json", *pictures)))
+        try:
+            drawn = io.BytesIO()
+            draw(report, out).savefig(drawn, dpi=150, format="png")
+        except Exception as e:  # matplotlib is not there, or stumbles over its settings, fonts or cache
+            missing.setdefault(" ".join(f"{type(e).__name__}: {e}".split())[:300], []).append(name)
+        else:
+            write(out / name, lambda path, drawn=drawn: path.write_bytes(drawn.getvalue()))
+            written.append(name)
+    for why, names in missing.items():
+        log(f"no {', '.join(names)}: {why}")
+    print_lines("written: " + ", ".join(str(out / name) for name in written))
 
 
 def make(rows, setup):
