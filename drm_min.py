@@ -473,7 +473,7 @@ def set_up(config, out=None, saved=None):
 def ask_zero_shot(setup, jobs):
     """The setup with what the zero-shot model says, if needed, less images that --skip-bad-images drops."""
     config, split = setup.config, setup.data.train
-    if {"zero-shot", "ensemble"} & set(config.method):
+    if {"zero-shot", "ensemble"} & set(config.method) or 0 in config.alpha:
         setup = setup._replace(p_zero_shot=predict_all(setup.zero_shot, setup.data, setup.prompts))
     if not config.skip_bad_images and not any(job.estimator in OF_FEATURES for job in jobs):
         return setup
@@ -515,18 +515,23 @@ def fine_tune(job, setup):
     checkpoints = Checkpoints(config, about_training(job, setup), setup.tokenizer, setup.out)
     model = copy.deepcopy(setup.zero_shot)
     train(model, data.train, prompts, targets, job, config, score, checkpoints)
-    read_as, rows = [job.method], []
-    if job.method == "erm":
-        read_as = [method for method in OF_ERM if method in config.method]
-    for alpha in config.alpha:
-        at_alpha = interpolate_weights(setup.zero_shot, model, alpha) if alpha < 1 else model
-        p = predict_all(at_alpha, data, prompts)
-        about = {**about_job(job), "alpha": alpha, "seconds": checkpoints.seconds(), "core_targets": quality}
-        for method in read_as:
-            beta = job.beta if method == job.method else beta_of(config, config.lam)
+    read_as = (
+        [method for method in OF_ERM if method in config.method] if job.method == "erm" else [job.method]
+    )
+    betas = {method: job.beta if method == job.method else beta_of(config, config.lam) for method in read_as}
+
+    def rows_at(alpha):
+        p = setup.p_zero_shot if alpha == 0 else None  # of the same weights
+        if p is None:
+            at_alpha = interpolate_weights(setup.zero_shot, model, alpha) if alpha < 1 else model
+            p = predict_all(at_alpha, data, prompts)
+        about, rows = {**about_job(job), "alpha": alpha, "seconds": checkpoints.seconds()}, []
+        for method, beta in betas.items():
             p_of_method = ensemble(p, setup.p_zero_shot) if method == "ensemble" else p
-            rows += rows_of(p_of_method, data, [beta], {**about, "method": method})
-    return rows
+            rows += rows_of(p_of_method, data, [beta], {**about, "core_targets": quality, "method": method})
+        return rows
+
+    return checkpoints.evaluated(setup, betas, rows_at)
 
 
 def rows_of(p, data, betas, about):
@@ -568,8 +573,9 @@ def run(config, out=None):
             betas = dict.fromkeys((1.0, 0.0, beta_of(config, config.lam)))
             about = {"method": "zero-shot", "seed": seed, "lam": None, "estimator": None, "alpha": 0.0}
             rows += rows_of(setup.p_zero_shot, setup.data, betas, about)
-        for job in jobs:
-            rows += fine_tune(job, setup) if job.seed == seed else []
+        for job in (job for job in jobs if job.seed == seed):
+            rows += fine_tune(job, setup)
+            report.keep(rows, setup)
     return report.make(rows, setup)
 
 

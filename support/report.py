@@ -68,6 +68,12 @@ def make(rows, setup):
     return {"config": dataclasses.asdict(config), "about": about, "results": rows}
 
 
+def keep(rows, setup):
+    """What is measured so far, in results.json: a run may be stopped. Raises BadInput."""
+    if setup.out is not None:
+        write_json(setup.out / "results.json", make(rows, setup))
+
+
 def make_folders(out, jobs):
     """Before any training, so that none is lost to a folder that cannot be written. Raises BadInput."""
     if out is not None:

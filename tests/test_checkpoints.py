@@ -454,6 +454,103 @@ def test_a_finished_model_with_half_a_history_is_refused(world, tmp_path, kept):
         run(tmp_path, world, resume=True)
 
 
+@pytest.fixture
+def own_data(world, tmp_path):
+    """Pictures that a test may change."""
+    shutil.copytree(world / "data", tmp_path / "data")
+    return tmp_path / "data"
+
+
+def swap_labels(data):
+    one, other = data / "train/cat/0.png", data / "train/dog/0.png"
+    one.rename(data / "train/dog/x.png"), other.rename(one)
+
+
+def another_file(data):
+    (data / "train/cat/0.png").rename(data / "train/cat/renamed.png")
+
+
+@pytest.mark.parametrize("change", [swap_labels, another_file])
+@pytest.mark.parametrize("finished", [True, False])
+def test_labels_or_files_that_changed_gave_the_old_model(world, own_data, tmp_path, change, finished):
+    out, more = tmp_path / "out", dict(data_root=str(own_data))
+    assert finished and run(out, world, **more) or stop_at(out, 3, world, **more) == 130
+    change(own_data)
+    with pytest.raises(BadInput, match="was trained with another training_data; allowed: the same"):
+        run(out, world, resume=True, **more)
+
+
+def test_pictures_in_memory_that_changed_gave_the_old_model(toy):
+    few = toy.train.take(torch.arange(50))
+    made, other = checkpoints.digest_of(few, None), few.images.clone()
+    other[3, 0, 0, 0] += 1
+    for changed in (few.take(torch.arange(50).flip(0)), few.take(torch.arange(49))):
+        assert checkpoints.digest_of(changed, None) != made
+    changed = drm_min.Split(other, few.labels)
+    assert checkpoints.digest_of(changed, None) != made
+    assert checkpoints.digest_of(drm_min.Split(few.images, few.labels), None) == made
+
+
+def test_data_that_were_moved_are_the_same(world, own_data, tmp_path):
+    assert stop_at(tmp_path / "out", 3, world) == 130
+    run(tmp_path / "out", world, resume=True, data_root=str(own_data))
+
+
+@pytest.fixture
+def evaluations(monkeypatch):
+    """A note for each reading of all evaluation images."""
+    calls, predict_all = [], drm_min.predict_all
+
+    def noted(*args):
+        calls.append(1)
+        return predict_all(*args)
+
+    monkeypatch.setattr(drm_min, "predict_all", noted)
+    return calls
+
+
+def test_a_resumed_run_evaluated_finished_trainings_again(world, own_data, tmp_path, evaluations):
+    """What an evaluation depends on makes it anew: an image, another alpha or beta, what is kept damaged."""
+    out, more = tmp_path / "out", dict(data_root=str(own_data), alpha=(0.5, 1.0), epochs=1)
+    first, seen = run(out, world, **more), len(evaluations)
+    assert seen == 2 and run(out, world, resume=True, **more)["results"] == first["results"]
+    assert len(evaluations) == seen
+    kept = out / DRM / "model" / "evaluated.json"
+
+    def is_made_anew(**other):
+        before = len(evaluations)
+        made = run(out, world, resume=True, **more | other)["results"]
+        assert len(evaluations) == before + len((more | other)["alpha"])
+        return made
+
+    image = own_data / "sketch/cat/0.png"
+    shutil.copy(own_data / "sketch/owl/0.png", image)
+    assert is_made_anew() != first["results"]
+    image.unlink()
+    assert is_made_anew()[0]["domains"]["sketch"]["n"] == 5
+    assert [row["alpha"] for row in is_made_anew(alpha=(1.0,))] == [1]
+    assert {row["beta"] for row in is_made_anew(beta=0.9)} == {0.9}
+    kept.write_text("{")
+    is_made_anew()
+
+
+def test_weights_at_alpha_0_were_evaluated_though_zero_shot_had_been(world, tmp_path, evaluations):
+    more = dict(method=("zero-shot", "erm", "wrm"), alpha=(0.0, 1.0), seeds=2, epochs=1)
+    made = run(tmp_path, world, **more)["results"]
+    assert len(evaluations) == 1 + 4, "zero-shot once for both seeds, and each trained model"
+    assert len(made) == 2 * (3 + 2 * 2)
+    of = {(row["method"], row["beta"], row["alpha"]): row["domains"] for row in made if row["seed"] == 1}
+    for method, beta in (("erm", 1.0), ("wrm", 0.0)):
+        assert of[method, beta, 0.0] == of["zero-shot", beta, 0.0] != of[method, beta, 1.0]
+
+
+def test_a_run_that_was_stopped_had_no_results_of_what_it_had_finished(world, tmp_path):
+    """It is stopped in its second training."""
+    assert stop_at(tmp_path, 7, world, method=("zero-shot", "erm", "wrm")) == 130
+    made = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert [row["method"] for row in made] == ["zero-shot"] * 3 + ["erm"]
+
+
 # -------------------------------------------------------------------------------- what costs no checkpoint
 
 
