@@ -545,7 +545,9 @@ def evaluate_saved(config, out):
     setup = set_up(config, out, saved)
     report.make_folders(out, [])
     about = {key: saved.get(key) for key in ("method", "seed", "lam", "estimator")} | {"alpha": 1.0}
-    p = predict_all(setup.zero_shot, setup.data, setup.prompts)
+    there = {name: s for name, s in {"val": setup.data.val, **setup.data.tests}.items() if len(s)}
+    of_images = setup.data._replace(val=next(iter(there.values())), tests=there)
+    p = predict_all(setup.zero_shot, of_images, setup.prompts)
     beta = saved["beta"] if config.beta is None else config.beta
     return report.make(rows_of(p, setup.data, [beta], about), setup)
 

@@ -238,5 +238,5 @@ def check_learnable(split, config, model, jobs):
 
 def check_finite(domains):
     """Raises BadInput where a model's probabilities are not finite."""
-    if not all(math.isfinite(metrics["log_loss"]) for metrics in domains.values()):
+    if not all(math.isfinite(metrics["log_loss"]) for metrics in domains.values() if metrics["n"]):
         raise BadInput("the model's probabilities are not finite; allowed: a smaller --lr")

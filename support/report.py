@@ -92,6 +92,7 @@ def say_what_was_read(dataset, data):
     counts = ", ".join(f"{name} {len(split)}" for name, split in splits.items())
     inside, *shifted = data.tests
     log(f"{dataset}: {len(data.classes)} classes ({first_of(data.classes.values(), 20)}); images: {counts}")
+    inside = inside if len(data.tests[inside]) else "none"
     log(f"in distribution: {inside}; shifted: {', '.join(shifted) or 'none'}")
 
 
@@ -234,10 +235,11 @@ def notes(report):
 
 
 def has_tradeoff(report):
-    """There is none where no shifted domain has a metric."""
-    domains = list(report["results"][0]["domains"].values())
-    metric = report["about"]["metrics"][1]
-    return len(domains) > 1 and all(metrics[metric] is not None for metrics in domains[1:])
+    """There is none where a domain has no metric, or none is shifted."""
+    first, *shifted = report["results"][0]["domains"].values()
+    id_metric, metric = report["about"]["metrics"]
+    there = first[id_metric] is not None and all(metrics[metric] is not None for metrics in shifted)
+    return bool(shifted) and there
 
 
 def plot_tradeoff(report, _=None):

@@ -134,6 +134,31 @@ def test_eval_only_listens_to_beta_and_refuses_what_is_not_the_models_own(world,
         drm_min.run(evaluation(world, world / "vit"))
 
 
+@pytest.mark.parametrize("dataset", ["folder", "csv"])
+@pytest.mark.parametrize("there", [("sketch",), ("id", "sketch"), ("sketch", "val")])
+def test_eval_only_wanted_training_and_validation_images(world, finished, tmp_path, capfd, dataset, there):
+    """Of what is there, the rule of all runs says what is in distribution: id, else val, else none."""
+    root = tmp_path / "data"
+    for name in there:
+        shutil.copytree(world / "data" / ("val" if name == "id" else name), root / name)
+    (root / "sketch" / "dog").rename(tmp_path / "gone")  # a domain need not have all classes
+    lines = [f"{p.relative_to(root)},{p.parent.name}" for p in sorted(root.rglob("*.png"))]
+    lines = [f"{line},{'val' if line[:3] == 'val' else 'test'},{line.split('/')[0]}" for line in lines]
+    (root / "own.csv").write_text("\n".join(["path,label,split,domain", *lines]))
+    where = ["--dataset", dataset, "--data-root", str(root / "own.csv" if dataset == "csv" else root)]
+    words = [*where, "--device", "cpu", "--workers", "0", "--out", str(tmp_path / "out")]
+    words += ["--eval-only", "--model", f"local-dir:{finished[0] / DRM / 'model'}"]
+    assert drm_min.main(words) == 0
+    inside = next((name for name in ("id", "val") if name in there), "none")
+    out, err = capfd.readouterr()
+    assert f"\nin distribution: {inside}; shifted: sketch\n" in err and "no tradeoff.png" not in err
+    [row] = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
+    measured = {name: m["accuracy"] for name, m in row["domains"].items() if m["n"]}
+    assert measured.keys() == {*there} and row["summary"]["ood_mean_accuracy"] == measured["sketch"]
+    assert row["domains"]["sketch"]["n"] == 4 and "| DRM, lambda 1 " in out
+    assert (row["validation"]["accuracy"] is None) == ("val" not in there)
+
+
 def drm_json(**more):
     prompts = {head: {c: [c] for c in CLASSES} for head in ("default", "concept")}
     own = dict(method="drm", beta=0.5, lam=1.0, seed=0, estimator="softmax", prompts=prompts)
