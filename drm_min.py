@@ -34,7 +34,6 @@ import dataclasses
 import math
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 import open_clip
@@ -494,7 +493,7 @@ def with_texts(setup, texts):
 def ask_zero_shot(setup, jobs):
     """The setup with what the zero-shot model says, if needed, less images that --skip-bad-images drops."""
     config, split = setup.config, setup.data.train
-    if {"zero-shot", "ensemble"} & set(config.method):
+    if {"zero-shot", "ensemble"} & set(config.method) or 0 in config.alpha:
         setup = setup._replace(p_zero_shot=predict_all(setup.zero_shot, setup.data, setup.prompts))
     if not config.skip_bad_images and not any(job.estimator in OF_FEATURES for job in jobs):
         return setup
@@ -528,7 +527,7 @@ def fine_tune(job, setup):
     config, data = setup.config, setup.data
     if job.method == "flyp" and flyp.templates(config):  # others than ours
         own = dataclasses.replace(config, template=flyp.templates(config))
-        setup = with_texts(setup, prompts_of(own, data.classes))
+        setup = with_texts(setup, prompts_of(own, data.classes))._replace(p_zero_shot=None)
     prompts = setup.prompts
     targets, quality = targets_for(job, setup)
     report.say_quality(quality)
@@ -540,18 +539,23 @@ def fine_tune(job, setup):
     checkpoints = Checkpoints(config, about_training(job, setup), setup.tokenizer, setup.out)
     model = copy.deepcopy(setup.zero_shot)
     train(model, data.train, prompts, targets, job, config, score, checkpoints)
-    read_as, rows = [job.method], []
-    if job.method == "erm":
-        read_as = [method for method in OF_ERM if method in config.method]
-    for alpha in config.alpha:
-        at_alpha = interpolate_weights(setup.zero_shot, model, alpha) if alpha < 1 else model
-        p = predict_all(at_alpha, data, prompts)
-        about = {**about_job(job), "alpha": alpha, "seconds": checkpoints.seconds(), "core_targets": quality}
-        for method in read_as:
-            beta = job.beta if method == job.method else beta_of(config, config.lam)
+    read_as = (
+        [method for method in OF_ERM if method in config.method] if job.method == "erm" else [job.method]
+    )
+    betas = {method: job.beta if method == job.method else beta_of(config, config.lam) for method in read_as}
+
+    def rows_at(alpha):
+        p = setup.p_zero_shot if alpha == 0 else None  # of the same weights
+        if p is None:
+            at_alpha = interpolate_weights(setup.zero_shot, model, alpha) if alpha < 1 else model
+            p = predict_all(at_alpha, data, prompts)
+        about, rows = {**about_job(job), "alpha": alpha, "seconds": checkpoints.seconds()}, []
+        for method, beta in betas.items():
             p_of_method = ensemble(p, setup.p_zero_shot) if method == "ensemble" else p
-            rows += rows_of(p_of_method, setup, [beta], {**about, "method": method})
-    return rows
+            rows += rows_of(p_of_method, setup, [beta], {**about, "core_targets": quality, "method": method})
+        return rows
+
+    return checkpoints.evaluated(setup, betas, rows_at)
 
 
 def rows_of(p, setup, betas, about):
@@ -570,7 +574,9 @@ def evaluate_saved(config, out):
     setup = set_up(config, out, saved)
     report.make_folders(out, [])
     about = {key: saved.get(key) for key in ("method", "seed", "lam", "estimator")} | {"alpha": 1.0}
-    p = predict_all(setup.zero_shot, setup.data, setup.prompts)
+    there = {name: s for name, s in {"val": setup.data.val, **setup.data.tests}.items() if len(s)}
+    of_images = setup.data._replace(val=next(iter(there.values())), tests=there)
+    p = predict_all(setup.zero_shot, of_images, setup.prompts)
     beta = saved["beta"] if config.beta is None else config.beta
     return report.make(rows_of(p, setup, [beta], about), setup)
 
@@ -610,18 +616,20 @@ def run(config, out=None):
             betas = dict.fromkeys((1.0, 0.0, beta_of(config, config.lam)))
             about = {"method": "zero-shot", "seed": seed, "lam": None, "estimator": None, "alpha": 0.0}
             rows += rows_of(setup.p_zero_shot, setup, betas, about)
-        for job in jobs:
-            rows += fine_tune(job, setup) if job.seed == seed else []
+        for job in (job for job in jobs if job.seed == seed):
+            rows += fine_tune(job, setup)
+            report.keep(rows, setup)
     return report.make(rows, setup)
 
 
 @errors.guarded("drm_min.py", "what was trained is kept, and --resume goes on from it")
 def main(argv=None):
     config = command_line(Config, argv, "drm_min.py", __doc__.partition("\nA zero")[0], toy.RECIPE)
-    if config.predict:
-        errors.print_lines(*errors.markdown(answers.show(answer(config, None), config.out)))
-    else:
-        report.show(run(config, Path(config.out)), Path(config.out))
+    with errors.own_folder(config) as out:
+        if config.predict:
+            errors.print_lines(*errors.markdown(answers.show(answer(config, None), out)))
+        else:
+            report.show(run(config, out), out)
 
 
 if __name__ == "__main__":

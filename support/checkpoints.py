@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import hashlib
 import math
 import os
 import shutil
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from support.errors import BadInput, Stopped, find, log, read_json, write
+from support.errors import BadInput, Stopped, find, log, read_json, write, write_json
 from support.weights import save_clip
 
 COLUMNS = ("step", "epoch", "loss", "erm_loss", "wrm_loss", "lr", "seconds", "validation")  # of history.csv
@@ -43,10 +44,45 @@ def about_training(job, setup):
     recipe["beta"] = job.beta if config.select == "best" else None  # it chooses the epoch, and no weight else
     recipe |= {"lam": str(about["lam"]), "seed": job.seed, "core_targets": job.estimator}
     recipe["training_images"] = len(setup.data.train)
+    recipe["training_data"] = digest_of(setup.data.train, config.data_root)
     versions = {"torch": torch.__version__, "open_clip": open_clip.__version__}
     about |= {"beta": job.beta, "dataset": config.dataset, "prompts": setup.texts}
     about |= {"concept_template": config.concept_template, "classes": setup.data.classes}
     return about | {"recipe": recipe, "versions": versions}
+
+
+def digest_of(split, root, of_files=False):
+    """A fingerprint of a split: labels, and pixels in memory or paths below the data root, in their order.
+
+    No file is read; `of_files`: their sizes and times count too, and what else an evaluation asks for.
+    """
+    made = hashlib.sha256(split.labels.numpy().tobytes())
+    if torch.is_tensor(split.images):
+        made.update(split.images.numpy().tobytes())
+    else:
+        base = str(Path(root) if Path(root).is_dir() else Path(root).parent)  # of a CSV file: its folder
+        for path in split.images:
+            state = os.stat(path) if of_files and os.path.isfile(path) else None
+            made.update(
+                repr((path.removeprefix(base), state and (state.st_size, state.st_mtime_ns))).encode()
+            )
+    if of_files:
+        made.update(
+            repr((split.label_of_class, getattr(split.images, "border", 0), [*split.groups])).encode()
+        )
+        for members in split.groups.values():
+            made.update(members.numpy().tobytes())
+    return made.hexdigest()
+
+
+def digest_of_evaluation(setup, betas):
+    """A fingerprint of all that rows depend on, beside the trained model: data, options, versions, CLIP."""
+    config, data, weights = setup.config, setup.data, setup.zero_shot.state_dict().values()
+    parts = [betas, config.alpha, data.metrics, data.group_weights, torch.__version__, open_clip.__version__]
+    for name, split in {"": data.val, **data.tests}.items():
+        parts.append((name, digest_of(split, config.data_root, of_files=True)))
+    parts += [(value.device, value.float().sum().item()) for value in weights]
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 def model_folder(out, method, lam, seed, estimator, **_):
@@ -232,6 +268,22 @@ class Checkpoints:
             self.last = self.folder / "model"
             write(self.last, lambda folder: self.save_model(folder, model))
             self.clear()
+
+    def evaluated(self, setup, betas, rows_at):
+        """The rows of a finished training, rows_at(alpha) for each alpha; kept beside the model.
+
+        With --resume those that are there are taken, if all that they depend on is as it was.
+        """
+        of = self.folder and digest_of_evaluation(setup, betas)
+        file = self.folder and self.last / "evaluated.json"
+        with contextlib.suppress(BadInput):  # damaged: it is made anew
+            kept = read_json(file) if self.finished and file.is_file() else {}
+            if of and kept.get("of") == of:
+                return kept["rows"]
+        rows = [row for alpha in self.config.alpha for row in rows_at(alpha)]
+        if self.folder:
+            write_json(file, {"of": of, "rows": rows})
+        return rows
 
     def save(self, model, optimizer, scaler):
         state = optimizer.state_dict()["state"]

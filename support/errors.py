@@ -1,10 +1,12 @@
 """What is refused and in which words, what is said to the reader, and writing that costs no existing file."""
 
+import contextlib
 import functools
 import json
 import math
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from collections import Counter
@@ -15,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
+LEFT = ("results.json", "predictions.csv", "*-seed-*/model*", "*-seed-*/step-*")  # by a run, in its --out
 
 
 class BadInput(ValueError):
@@ -151,6 +154,70 @@ def make_folder(path, inner=None):
         raise BadInput(f"--out {path}: cannot be written ({e.strerror}); allowed: {allowed}") from None
 
 
+def is_over(owner):
+    """Whether the process "number on host" is known to have ended; of Windows it is not asked, see locked."""
+    pid, _, host = owner.partition(" on ")
+    if host != socket.gethostname() or not pid.isdecimal():
+        return False
+    try:
+        if os.name == "posix" and int(pid) != os.getpid():  # an earlier one had this number, as in containers
+            os.kill(int(pid), 0)
+            return False
+    except (PermissionError, OverflowError):  # it is another user's, or none
+        return False
+    except ProcessLookupError:
+        pass
+    return True
+
+
+@contextlib.contextmanager
+def locked(out):
+    """A file that names this process; all systems let only one make it. Raises BadInput for a second one."""
+    path, owner = out / "lock", "?"
+    try:
+        if os.path.lexists(path):
+            owner = path.read_text(encoding="utf-8", errors="replace")[:100]
+            if is_over(owner):
+                path.unlink()  # Windows refuses it while that process has the file open
+        file = open(path, "xb", buffering=0)
+    except OSError as e:
+        if not os.path.lexists(path):
+            raise BadInput(f"{path}: cannot be written ({e.strerror})") from None
+        how = f"another --out, or when it has ended; {path} is to be removed if it was killed"
+        raise BadInput(f"--out {out}: another run, process {owner}, writes there; allowed: {how}") from None
+    try:
+        with file:
+            with contextlib.suppress(OSError):  # of a full disk; without the name it is a lock too
+                file.write(f"{os.getpid()} on {socket.gethostname()}".encode())
+            yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def own_folder(config):
+    """--out, for as long as a run lasts: made, and removed where nothing came into it.
+
+    Raises BadInput where it holds what an earlier run left, or where one is at work.
+    """
+    out = Path(config.out)
+    new = [path for path in (out, *out.parents) if not os.path.lexists(path)]
+    try:
+        make_folder(out)
+        left = [p for name in LEFT for p in out.glob(name)]
+        if left and not config.resume and not config.overwrite:
+            first = first_of(sorted(p.relative_to(out) for p in left), 3)
+            go_on = "" if config.eval_only or config.predict else "--resume, to go on from it; "
+            how = f"{go_on}--overwrite, to replace it; another --out"
+            raise BadInput(f"--out {out}: an earlier run left {first}; allowed: {how}")
+        with locked(out):
+            yield out
+    finally:
+        for path in new:
+            with contextlib.suppress(OSError):  # it is not empty
+                path.rmdir()
+
+
 def check_learnable(split, config, model, jobs):
     """Before any step is taken. Raises BadInput where nothing can be learnt, or not as asked."""
     n, dataset = len(split), f"--dataset {config.dataset}"
@@ -172,5 +239,5 @@ def check_learnable(split, config, model, jobs):
 
 def check_finite(domains):
     """Raises BadInput where a model's probabilities are not finite."""
-    if not all(math.isfinite(metrics["log_loss"]) for metrics in domains.values()):
+    if not all(math.isfinite(metrics["log_loss"]) for metrics in domains.values() if metrics["n"]):
         raise BadInput("the model's probabilities are not finite; allowed: a smaller --lr")

@@ -10,8 +10,11 @@ def metrics(p, split):
     """Probabilities (N, C) -> accuracy, macro F1, macro recall (0 to 1), log loss (nats) and n, and by group.
 
     As WILDS defines them, on the whole split: macro means over the classes that are present; groups without
-    images have no accuracy and are not the worst, nor is a region "Other".
+    images have no accuracy and are not the worst, nor is a region "Other". A split without images has n = 0.
     """
+    if not len(split):
+        worst = [f"worst_{split.group_kind}_accuracy"] if split.group_kind else []
+        return dict.fromkeys(["accuracy", "log_loss", "macro_f1", "macro_recall", *worst]) | {"n": 0}
     predicted, labels = p.argmax(1), split.labels
     correct = (predicted == labels).double()
     hits = torch.bincount(labels[predicted == labels], minlength=p.shape[1]).double()
@@ -54,7 +57,7 @@ def summarise(domains, metrics, group_weights=None):
     if values:
         summary[f"ood_mean_{ood_metric}"] = statistics.fmean(values)
         summary[f"ood_worst_{ood_metric}"] = min(values)
-    summary["worst_log_loss"] = max(m["log_loss"] for m in domains.values())
+    summary["worst_log_loss"] = max(m["log_loss"] for m in domains.values() if m["n"])
     accuracy = {}
     for measured in domains.values():
         accuracy |= {g: measured[f"accuracy_{g}"] for g in group_weights or () if f"accuracy_{g}" in measured}

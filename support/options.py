@@ -8,8 +8,8 @@ import typing
 from support.errors import BadInput
 
 # What an evaluation of a trained model still asks of the reader; all else is in its drm.json.
-OF_EVALUATION = "eval_only dataset data_root model beta device precision workers out".split()
-OF_PREDICTION = "predict model beta device workers out".split()
+OF_EVALUATION = "eval_only dataset data_root model beta device precision workers out overwrite".split()
+OF_PREDICTION = "predict model beta device workers out overwrite".split()
 
 
 def option(default, help, low=-math.inf, high=math.inf, choices=None, group=None):
@@ -92,6 +92,8 @@ def check_saved_model(config, by, options):
 
 def check_together(config):
     """Values that are good alone and not together. Raises BadInput."""
+    if config.resume and config.overwrite:
+        raise BadInput("--resume --overwrite: the one keeps what the other replaces; allowed: one of them")
     for template in config.template:
         if template.count("{}") != 1:
             raise BadInput(f"--template {template}: must hold one {{}}, for the name of the class")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import statistics
@@ -30,16 +31,28 @@ ZERO_SHOT = {1.0: ("default head", "<"), 0.0: ("concept head", ">")}
 
 
 def show(report, out):
-    """Write results.json, print the table, draw the pictures. Raises BadInput where one cannot be written."""
+    """Write results.json, print the table, draw the pictures. Raises BadInput where one cannot be written.
+
+    A picture that cannot be drawn costs nothing else: a line says why it is not there.
+    """
     write_json(out / "results.json", report)
     pictures = {"tradeoff.png": plot_tradeoff} if has_tradeoff(report) else {}
     if any(history[-1]["epoch"] > 1 for history in histories_of(report, out).values()):
         pictures["history.png"] = plot_history
     print_lines(*table(report), *notes(report))
+    written, missing = ["results.json"], {}
     for name, draw in pictures.items():
-        figure = draw(report, out)
-        write(out / name, lambda path, figure=figure: figure.savefig(path, dpi=150, format="png"))
-    print_lines("written: " + ", ".join(str(out / name) for name in ("results.json", *pictures)))
+        try:
+            drawn = io.BytesIO()
+            draw(report, out).savefig(drawn, dpi=150, format="png")
+        except Exception as e:  # matplotlib is not there, or stumbles over its settings, fonts or cache
+            missing.setdefault(" ".join(f"{type(e).__name__}: {e}".split())[:300], []).append(name)
+        else:
+            write(out / name, lambda path, drawn=drawn: path.write_bytes(drawn.getvalue()))
+            written.append(name)
+    for why, names in missing.items():
+        log(f"no {', '.join(names)}: {why}")
+    print_lines("written: " + ", ".join(str(out / name) for name in written))
 
 
 def make(rows, setup):
@@ -53,6 +66,12 @@ def make(rows, setup):
     about["prompts_sha256"] = hashlib.sha256(json.dumps(setup.texts).encode()).hexdigest()
     about |= {"classes": data.classes, "metrics": data.metrics, "ceilings": data.ceilings}
     return {"config": dataclasses.asdict(config), "about": about, "results": rows}
+
+
+def keep(rows, setup):
+    """What is measured so far, in results.json: a run may be stopped. Raises BadInput."""
+    if setup.out is not None:
+        write_json(setup.out / "results.json", make(rows, setup))
 
 
 def make_folders(out, jobs):
@@ -73,6 +92,7 @@ def say_what_was_read(dataset, data):
     counts = ", ".join(f"{name} {len(split)}" for name, split in splits.items())
     inside, *shifted = data.tests
     log(f"{dataset}: {len(data.classes)} classes ({first_of(data.classes.values(), 20)}); images: {counts}")
+    inside = inside if len(data.tests[inside]) else "none"
     log(f"in distribution: {inside}; shifted: {', '.join(shifted) or 'none'}")
 
 
@@ -215,10 +235,11 @@ def notes(report):
 
 
 def has_tradeoff(report):
-    """There is none where no shifted domain has a metric."""
-    domains = list(report["results"][0]["domains"].values())
-    metric = report["about"]["metrics"][1]
-    return len(domains) > 1 and all(metrics[metric] is not None for metrics in domains[1:])
+    """There is none where a domain has no metric, or none is shifted."""
+    first, *shifted = report["results"][0]["domains"].values()
+    id_metric, metric = report["about"]["metrics"]
+    there = first[id_metric] is not None and all(metrics[metric] is not None for metrics in shifted)
+    return bool(shifted) and there
 
 
 def plot_tradeoff(report, _=None):

@@ -53,10 +53,9 @@ class Config:
     out: str = option(None, "folder of results and models; if left out, runs/DATASET")
     save_every: int = option(None, "steps between checkpoints; 0: none before the end", 0, 10**9)
     resume: bool = option(False, "go on from the checkpoints in --out")
-    predict: tuple[str, ...] = option(
-        (), "pictures, or folders of them: what --model, as below, sees in them"
-    )
-    eval_only: bool = option(False, "evaluate --model, a folder that a run left, with its own prompts")
+    overwrite: bool = option(False, "replace what an earlier run left in --out")
+    predict: tuple[str, ...] = option((), "pictures or folders: what --model, which a run left, sees")
+    eval_only: bool = option(False, "evaluate --model, which a run left, as it is")
 
     def __post_init__(self):
         complete(self, RECIPES)

@@ -224,7 +224,8 @@ def argv(*args, **more):
     """The options as words of a command line."""
     words = []
     for name, value in options(*args, **more).items():
-        words += ["--" + name.replace("_", "-"), *map(str, value if isinstance(value, tuple) else [value])]
+        values = value if isinstance(value, tuple) else [value] if value is not True else []
+        words += ["--" + name.replace("_", "-"), *map(str, values)]
     return words
 
 

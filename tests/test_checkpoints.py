@@ -134,6 +134,31 @@ def test_eval_only_listens_to_beta_and_refuses_what_is_not_the_models_own(world,
         drm_min.run(evaluation(world, world / "vit"))
 
 
+@pytest.mark.parametrize("dataset", ["folder", "csv"])
+@pytest.mark.parametrize("there", [("sketch",), ("id", "sketch"), ("sketch", "val")])
+def test_eval_only_wanted_training_and_validation_images(world, finished, tmp_path, capfd, dataset, there):
+    """Of what is there, the rule of all runs says what is in distribution: id, else val, else none."""
+    root = tmp_path / "data"
+    for name in there:
+        shutil.copytree(world / "data" / ("val" if name == "id" else name), root / name)
+    (root / "sketch" / "dog").rename(tmp_path / "gone")  # a domain need not have all classes
+    lines = [f"{p.relative_to(root)},{p.parent.name}" for p in sorted(root.rglob("*.png"))]
+    lines = [f"{line},{'val' if line[:3] == 'val' else 'test'},{line.split('/')[0]}" for line in lines]
+    (root / "own.csv").write_text("\n".join(["path,label,split,domain", *lines]))
+    where = ["--dataset", dataset, "--data-root", str(root / "own.csv" if dataset == "csv" else root)]
+    words = [*where, "--device", "cpu", "--workers", "0", "--out", str(tmp_path / "out")]
+    words += ["--eval-only", "--model", f"local-dir:{finished[0] / DRM / 'model'}"]
+    assert drm_min.main(words) == 0
+    inside = next((name for name in ("id", "val") if name in there), "none")
+    out, err = capfd.readouterr()
+    assert f"\nin distribution: {inside}; shifted: sketch\n" in err and "no tradeoff.png" not in err
+    [row] = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
+    measured = {name: m["accuracy"] for name, m in row["domains"].items() if m["n"]}
+    assert measured.keys() == {*there} and row["summary"]["ood_mean_accuracy"] == measured["sketch"]
+    assert row["domains"]["sketch"]["n"] == 4 and "| DRM, lambda 1 " in out
+    assert (row["validation"]["accuracy"] is None) == ("val" not in there)
+
+
 def drm_json(**more):
     prompts = {head: {c: [c] for c in CLASSES} for head in ("default", "concept")}
     own = dict(method="drm", beta=0.5, lam=1.0, seed=0, estimator="softmax", prompts=prompts)
@@ -364,7 +389,7 @@ def test_resuming_a_finished_run_trains_nothing(world, finished, monkeypatch):
 
 def test_a_stopped_run_goes_on_in_a_folder_where_another_had_finished(world, tmp_path):
     run(tmp_path, world, lr=5e-4)
-    assert stop_at(tmp_path, 3, world) == 130
+    assert stop_at(tmp_path, 3, world, overwrite=True) == 130
     run(tmp_path, world, resume=True)
     run(tmp_path / "whole", world)
     assert same(tmp_path, tmp_path / "whole")
@@ -452,6 +477,103 @@ def test_a_finished_model_with_half_a_history_is_refused(world, tmp_path, kept):
     file.write_bytes(file.read_bytes()[:-9] if kept else file.read_bytes().splitlines(True)[0])
     with pytest.raises(BadInput, match="model is damaged"):
         run(tmp_path, world, resume=True)
+
+
+@pytest.fixture
+def own_data(world, tmp_path):
+    """Pictures that a test may change."""
+    shutil.copytree(world / "data", tmp_path / "data")
+    return tmp_path / "data"
+
+
+def swap_labels(data):
+    one, other = data / "train/cat/0.png", data / "train/dog/0.png"
+    one.rename(data / "train/dog/x.png"), other.rename(one)
+
+
+def another_file(data):
+    (data / "train/cat/0.png").rename(data / "train/cat/renamed.png")
+
+
+@pytest.mark.parametrize("change", [swap_labels, another_file])
+@pytest.mark.parametrize("finished", [True, False])
+def test_labels_or_files_that_changed_gave_the_old_model(world, own_data, tmp_path, change, finished):
+    out, more = tmp_path / "out", dict(data_root=str(own_data))
+    assert finished and run(out, world, **more) or stop_at(out, 3, world, **more) == 130
+    change(own_data)
+    with pytest.raises(BadInput, match="was trained with another training_data; allowed: the same"):
+        run(out, world, resume=True, **more)
+
+
+def test_pictures_in_memory_that_changed_gave_the_old_model(toy):
+    few = toy.train.take(torch.arange(50))
+    made, other = checkpoints.digest_of(few, None), few.images.clone()
+    other[3, 0, 0, 0] += 1
+    for changed in (few.take(torch.arange(50).flip(0)), few.take(torch.arange(49))):
+        assert checkpoints.digest_of(changed, None) != made
+    changed = drm_min.Split(other, few.labels)
+    assert checkpoints.digest_of(changed, None) != made
+    assert checkpoints.digest_of(drm_min.Split(few.images, few.labels), None) == made
+
+
+def test_data_that_were_moved_are_the_same(world, own_data, tmp_path):
+    assert stop_at(tmp_path / "out", 3, world) == 130
+    run(tmp_path / "out", world, resume=True, data_root=str(own_data))
+
+
+@pytest.fixture
+def evaluations(monkeypatch):
+    """A note for each reading of all evaluation images."""
+    calls, predict_all = [], drm_min.predict_all
+
+    def noted(*args):
+        calls.append(1)
+        return predict_all(*args)
+
+    monkeypatch.setattr(drm_min, "predict_all", noted)
+    return calls
+
+
+def test_a_resumed_run_evaluated_finished_trainings_again(world, own_data, tmp_path, evaluations):
+    """What an evaluation depends on makes it anew: an image, another alpha or beta, what is kept damaged."""
+    out, more = tmp_path / "out", dict(data_root=str(own_data), alpha=(0.5, 1.0), epochs=1)
+    first, seen = run(out, world, **more), len(evaluations)
+    assert seen == 2 and run(out, world, resume=True, **more)["results"] == first["results"]
+    assert len(evaluations) == seen
+    kept = out / DRM / "model" / "evaluated.json"
+
+    def is_made_anew(**other):
+        before = len(evaluations)
+        made = run(out, world, resume=True, **more | other)["results"]
+        assert len(evaluations) == before + len((more | other)["alpha"])
+        return made
+
+    image = own_data / "sketch/cat/0.png"
+    shutil.copy(own_data / "sketch/owl/0.png", image)
+    assert is_made_anew() != first["results"]
+    image.unlink()
+    assert is_made_anew()[0]["domains"]["sketch"]["n"] == 5
+    assert [row["alpha"] for row in is_made_anew(alpha=(1.0,))] == [1]
+    assert {row["beta"] for row in is_made_anew(beta=0.9)} == {0.9}
+    kept.write_text("{")
+    is_made_anew()
+
+
+def test_weights_at_alpha_0_were_evaluated_though_zero_shot_had_been(world, tmp_path, evaluations):
+    more = dict(method=("zero-shot", "erm", "wrm"), alpha=(0.0, 1.0), seeds=2, epochs=1)
+    made = run(tmp_path, world, **more)["results"]
+    assert len(evaluations) == 1 + 4, "zero-shot once for both seeds, and each trained model"
+    assert len(made) == 2 * (3 + 2 * 2)
+    of = {(row["method"], row["beta"], row["alpha"]): row["domains"] for row in made if row["seed"] == 1}
+    for method, beta in (("erm", 1.0), ("wrm", 0.0)):
+        assert of[method, beta, 0.0] == of["zero-shot", beta, 0.0] != of[method, beta, 1.0]
+
+
+def test_a_run_that_was_stopped_had_no_results_of_what_it_had_finished(world, tmp_path):
+    """It is stopped in its second training."""
+    assert stop_at(tmp_path, 7, world, method=("zero-shot", "erm", "wrm")) == 130
+    made = json.loads((tmp_path / "results.json").read_text())["results"]
+    assert [row["method"] for row in made] == ["zero-shot"] * 3 + ["erm"]
 
 
 # -------------------------------------------------------------------------------- what costs no checkpoint

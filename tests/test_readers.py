@@ -375,6 +375,22 @@ def test_csv_each_domain_of_the_test_rows_apart_and_in_distribution_first(tmp_pa
         own_csv(tmp_path, rows=CSV[:2])
 
 
+@pytest.mark.parametrize("dataset", ["folder", "csv"])
+def test_a_domain_id_was_shifted_in_folders_and_in_distribution_in_csv(tmp_path, capfd, dataset):
+    """`id` alone is, not `test`; without it validation is."""
+    splits = {"train": "train", "val": "val", "a": "test", "id": "test", "test": "test"}
+    for without in ("", "id"):
+        root = tmp_path / (without or "all")
+        names = [name for name in splits if name != without]
+        pictures(root, *(f"{name}/{c}/0.png" for name in names for c in ("ski", "tent")))
+        rows = [f"{name}/{c}/0.png,{c},{splits[name]},{name}" for name in names for c in ("ski", "tent")]
+        table(root / "own.csv", "path,label,split,domain", *rows)
+        data = load(dataset, root / "own.csv" if dataset == "csv" else root)
+        inside = "val" if without else "id"
+        assert list(data.tests) == [inside, "a", "test"]
+        assert f"\nin distribution: {inside}; shifted: a, test\n" in capfd.readouterr().err
+
+
 @pytest.mark.parametrize(
     "row, what",
     [

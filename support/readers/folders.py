@@ -1,16 +1,19 @@
-"""Your own folders, --dataset folder: train/<class>/, val/<class>/, and each further one a shifted domain."""
+"""Your own folders, --dataset folder: train/<class>/, val/<class>/; others are shifted, but for id/."""
 
 from support.readers.tables import PUBLISHED, Row, Table, class_folders
 
 RECIPE = PUBLISHED
-LAYOUT = "allowed: a folder with train/<class>/, val/<class>/, and <domain>/<class>/ for further domains"
+LAYOUT = (
+    "allowed: a folder with train/<class>/, val/<class>/, and <domain>/<class>/ for further domains, "
+    "of which id is in distribution"
+)
 
 
 def read(root):
     """Look at what is there, and return one row an image: the pattern of every reader."""
     domains = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     rows = []
-    for domain in dict.fromkeys(("train", "val", *domains)):
+    for domain in sorted(domains, key=lambda name: name not in ("train", "val")):
         rows += [Row(domain, image, name) for name, image in class_folders(root / domain)]
     classes = sorted({row.label for row in rows if row.split == "train"})
-    return Table({name: name for name in classes}, rows, id_test="val")
+    return Table({name: name for name in classes}, rows, id_test="id")

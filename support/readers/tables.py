@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-from support.errors import BadInput, first_of, log
+from support.errors import BadInput, find, first_of, log, read_json
 from support.images import EXTENSIONS, ImageFiles
 
 # What FLYP's released recipes share, on CLIP ViT-B/16; a data set's own values stand in its RECIPE.
@@ -61,12 +61,24 @@ def read_table(reader, config):
     if not sayable or not all(row.split.isprintable() for row in table.rows):
         allowed = "letters, figures, blanks"
         raise BadInput(f"--data-root {root}: a class or domain has no name to be said; allowed: {allowed}")
+    table = table._replace(classes=names)
+    if config.eval_only:
+        table = with_classes_of_model(table, config.model)
     labels = {split: table.keys_of(split) for split in {row.split for row in table.rows}}
+    if not labels or "val" not in labels and not config.eval_only:
+        raise BadInput(f"--data-root {root}: no {'validation ' * (not config.eval_only)}images; {layout}")
+    if not table.classes:
+        raise BadInput(f"--data-root {root}: no training images; {layout}")
     for row in table.rows:
         check_row(row, labels[row.split], root, config.skip_bad_images)
-    if "val" not in labels:
-        raise BadInput(f"--data-root {root}: no validation images; {layout}")
-    return table._replace(classes=names)
+    return table
+
+
+def with_classes_of_model(table, model):
+    """The table with the classes of a saved model, where its own are none, or some of them."""
+    keys = read_json(find(model.removeprefix("local-dir:")) / "drm.json")["prompts"]["default"]
+    known = set(table.classes) <= set(keys)
+    return table._replace(classes={key: table.classes.get(key, key) for key in keys}) if known else table
 
 
 def check_row(row, labels, root, skip_bad_images):

@@ -196,7 +196,7 @@ class Place:
 
     def run(self, *words, **more):
         """On the `folder` data set of small pictures and the small random ViT."""
-        command = argv(self.out, self.world, **dict(method="zero-shot", epochs=1) | more)
+        command = argv(self.out, self.world, **dict(method="zero-shot", epochs=1, overwrite=True) | more)
         return command + [str(word) for word in words]
 
     # ------------------------------------------------------------------------------ texts
@@ -349,7 +349,7 @@ class Place:
             "--model",
             f"local-dir:{self.root / 'model'}",
         ]
-        how = ["--eval-only", "--dataset", dataset, "--device", "cpu", "--workers", "0"]
+        how = ["--eval-only", "--overwrite", "--dataset", dataset, "--device", "cpu", "--workers", "0"]
         return [*how, *map(str, where)]
 
 

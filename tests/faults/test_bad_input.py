@@ -311,6 +311,7 @@ FAULTS = {
         "an option cut short": (lambda p: p.run("--meth", "erm"), ["--meth"]),
         "a word without an option": (lambda p: p.run("stray"), ["stray"]),
         "a switch with a value": (lambda p: p.run("--resume", "no"), ["no"]),
+        "to go on and to begin anew": (lambda p: p.run("--resume"), ["--resume --overwrite"]),
         "a device without memory": (lambda p: p.run("--device", "meta"), ["--device", "meta"]),
         "lambdas that look alike": (
             lambda p: p.run("--sweep", 0.12345671, 0.12345672),

@@ -104,7 +104,7 @@ FAULTS = {
             lambda p: p.data("folder", POOLS, make=lambda b: pictures(b, "train/a.png", "val/b.png")),
             ["no validation images"],
         ),
-        "no val": (lambda p: p.folder(damage=without("val")), ["val", "No such file"]),
+        "no val": (lambda p: p.folder(damage=without("val")), ["no validation images"]),
         "val without classes": (lambda p: p.folder(damage=emptied("val")), ["no validation images"]),
         "a class that cannot be said": (lambda p: p.folder("train/_/x.png"), ["no name"]),
         "a class that training lacks": (lambda p: p.folder("val/golf/x.png"), ["val/golf/x.png", "'golf'"]),
@@ -168,7 +168,10 @@ FAULTS = {
         "a folder instead": (lambda p: p.csv(damage=a_folder_for("own.csv")), ["own.csv", "directory"]),
         "an empty file": (lambda p: p.csv(damage=with_file("own.csv", "")), ["own.csv", "no column"]),
         "a header alone": (lambda p: p.csv(only=True), ["no validation images"]),
-        "no training rows": (lambda p: p.csv("c.png,tent,val,x", only=True), ["c.png", "'tent'"]),
+        "no training rows": (
+            lambda p: p.csv("c.png,tent,val,x", only=True),
+            ["own.csv", "no training images"],
+        ),
         "no label": (lambda p: p.csv("a.png,,train,x"), ["no name"]),
         "a label longer than the context": (
             lambda p: p.csv(f"a.png,{LONG_TEXT},train,x", words=WORDS | {LONG_TEXT: "c"}),

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -218,6 +219,95 @@ def largest_file(size):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("left", ["results.json", "a model", "a checkpoint"])
+@counted("lost files")
+def test_the_same_command_again_destroyed_what_an_earlier_run_left(
+    world, stopped, tmp_path, monkeypatch, capfd, left
+):
+    """Refused before anything is read, in a line with the ways out."""
+    if left == "a checkpoint":
+        shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
+    else:
+        assert drm_min.main(argv(tmp_path, world, epochs=1)) == 0
+    if left == "a model":
+        (tmp_path / "results.json").unlink()
+    before = contents(tmp_path)
+    capfd.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(drm_min, "load_data", lambda *_: pytest.fail("it began"))
+        assert drm_min.main(argv(tmp_path, world, lr=5e-4)) == 2
+    what = {"results.json": "results.json", "a model": f"{DRM}/model", "a checkpoint": f"{DRM}/step-3"}[left]
+    ways = ["--resume", "--overwrite", "another --out"]
+    one_line("drm_min.py", capfd.readouterr(), [f"--out {tmp_path}", what, *ways])
+    assert contents(tmp_path) == before
+    assert drm_min.main(argv(tmp_path, world, lr=5e-4, epochs=1, overwrite=True)) == 0
+    assert drm_min.main(argv(tmp_path, world, lr=5e-4, epochs=1, resume=True)) == 0
+
+
+@counted("lost files")
+def test_an_evaluation_again_destroyed_the_results_of_another(place, capfd):
+    command = [word for word in place.evaluate() if word != "--overwrite"]
+    before = contents(place.out)
+    assert drm_min.main(command) == 2
+    one_line("drm_min.py", capfd.readouterr(), ["results.json", "--overwrite", "another --out"])
+    assert contents(place.out) == before
+
+
+def owner(pid, host=None):
+    return f"{pid} on {host or socket.gethostname()}"
+
+
+def ended():
+    """The number of a process that was."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
+
+
+LOCKS = {
+    "a living process": lambda: owner(os.getppid()),
+    "another host": lambda: owner(ended(), "elsewhere"),
+    "half a line": lambda: "12",
+    "no text": lambda: b"\xff\x00",
+    "a number of 5000 digits": lambda: owner("9" * 4000),
+}
+
+
+@pytest.mark.parametrize("by", LOCKS)
+@pytest.mark.parametrize("way", ["--overwrite", "--resume"])
+@counted("lost files")
+def test_two_jobs_in_one_folder_cost_the_results_of_one(place, capfd, by, way):
+    place.write("out/lock", LOCKS[by]())
+    before = contents(place.out)
+    assert drm_min.main([*[word for word in place.run() if word != "--overwrite"], way]) == 2
+    one_line("drm_min.py", capfd.readouterr(), [f"--out {place.out}", "another run", "another --out", "lock"])
+    assert contents(place.out) == before
+
+
+@pytest.mark.parametrize("pid", [ended, os.getpid], ids=["ended", "of this number"])
+@counted("lost files")
+def test_the_lock_of_a_run_that_was_killed_stops_nobody(place, pid):
+    place.write("out/lock", owner(pid()))
+    assert drm_min.main(place.run()) == 0 and not (place.out / "lock").exists()
+
+
+@counted("lost files")
+def test_a_run_holds_its_folder_from_the_first_to_the_last_moment(world, tmp_path, monkeypatch, capfd):
+    """A second one that comes while pictures are drawn, and one that a signal ended."""
+    words, show = argv(tmp_path, world, method="zero-shot"), drm_min.report.show
+
+    def shown(*args):
+        lock = (tmp_path / "lock").read_text()
+        (tmp_path / "lock").write_text(owner(os.getppid()))  # as a second process sees it
+        assert lock == owner(os.getpid()) and drm_min.main([*words, "--resume"]) == 2
+        show(*args)
+
+    monkeypatch.setattr(drm_min.report, "show", shown)
+    assert drm_min.main(words) == 0 and "another run, process" in capfd.readouterr().err
+    assert stop_at(tmp_path / "stopped", 3, world) == 130
+    assert not [*tmp_path.rglob("lock")]
 
 
 @posix_only
