@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from support.errors import BadInput, Stopped, find, log, read_json, write, write_json
+from support.errors import BadInput, Stopped, find, log, out_of_memory, read_json, write, write_json
 from support.weights import save_clip
 
 COLUMNS = ("step", "epoch", "loss", "erm_loss", "wrm_loss", "lr", "seconds", "validation")  # of history.csv
@@ -151,6 +151,8 @@ class Checkpoints:
         try:
             self.load_from(self.last, model, optimizer, scaler)
         except Exception as e:  # a damaged file makes its readers stumble in many ways
+            if out_of_memory(e):
+                raise
             what = f"{self.last} is damaged ({str(e)[:200]}); remove it to start anew"
             raise BadInput(f"--resume: {what}") from None
         log(f"{self.last}: " + ("finished before" if self.finished else f"on after step {len(self.history)}"))
