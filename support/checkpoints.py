@@ -115,13 +115,13 @@ class Checkpoints:
 
     Each is an open_clip folder with drm.json and history.csv in it. `about`, see about_training, goes into
     drm.json. With --resume, load() goes on from what is there, and refuses what another training left.
-    Without `out` nothing is kept, but what is not finite is refused all the same (BadInput). Without
-    `about` there is no progress bar.
+    Without `out`, or with --save-every -1, nothing is kept, but what is not finite is refused all the same
+    (BadInput). Without `about` there is no progress bar.
     """
 
     def __init__(self, config, about=None, tokenizer=None, out=None):
         self.config, self.about, self.tokenizer = config, about, tokenizer
-        self.folder = out and model_folder(out, **about)
+        self.folder = model_folder(out, **about) if out and config.save_every >= 0 else None
         self.name = about and str(model_folder("", **about))
         self.history = []  # a row a step, with the columns above
         self.best = {}  # score, epoch and weights of the best epoch, once there is one

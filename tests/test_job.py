@@ -160,6 +160,25 @@ def test_with_one_estimator_no_row_says_which(world, tmp_path, capfd):
 # ----------------------------------------------------------------------- what a reader was not told, or lost
 
 
+@pytest.mark.parametrize("wrong", [0, 12, 40, 60, 100])
+def test_a_concept_head_at_chance_was_logged_and_not_flagged(capsys, wrong):
+    """Of four classes, a hundred images: two standard deviations above chance are 34 right ones."""
+    labels = torch.arange(100) % 4
+    said = (labels + (torch.arange(100) < wrong)) % 4
+    for name in ("default", "concept"):
+        report.say_accuracy(name, torch.eye(4)[said], torch.eye(4), labels)
+    err = capsys.readouterr().err
+    assert ("warning: the concept head" in err) == (100 - wrong < 34) and "the default head is" not in err
+
+
+def test_a_run_can_keep_its_results_alone(world, tmp_path, capfd):
+    kept, not_kept = tmp_path / "kept", tmp_path / "not"
+    for out, every in ((kept, 0), (not_kept, -1)):
+        assert drm_min.main(argv(out, world, method=("erm", "drm"), save_every=every)) == 0
+    assert {p.name for p in not_kept.iterdir()} == {"results.json", "tradeoff.png"}
+    assert without_times(results(kept)) == without_times(results(not_kept))
+
+
 def test_device_precision_and_the_steps_to_come_were_not_said_and_the_bar_had_no_loss(world, tmp_path, capfd):
     assert drm_min.main(argv(tmp_path, world, method=("erm", "drm"))) == 0
     out, err = capfd.readouterr()
