@@ -262,6 +262,8 @@ class Checkpoints:
         """Put the best weights back, if a score chose them, and keep the model. head() builds a head."""
         if self.best:
             model.load_state_dict(self.best["state"])
+            if self.name:
+                log(f"{self.name}: kept epoch {self.best['epoch']}, validation {self.best['score']:.4f}")
         # a last step may have spoilt what its loss did not show
         if not all(p.isfinite().all() for p in self.sound) or not head().isfinite().all():
             self.refuse(f"after {len(self.history)} steps the model is not finite")
