@@ -605,7 +605,7 @@ def run(config, out=None):
     trainings = dict.fromkeys("erm" if method in OF_ERM else method for method in config.method)
     jobs = [job for seed in seeds for method in trainings for job in jobs_of(method, config, seed)]
     errors.check_learnable(setup.data.train, config, setup.zero_shot, jobs)
-    report.make_folders(out, jobs)
+    report.make_folders(out, jobs if config.save_every >= 0 else [])
     report.say_what_is_to_come(setup, jobs, len(shuffled_batches(len(setup.data.train), config, 0)))
     for seed in seeds:
         if seed > config.seed and drawn:  # files are the same for every seed

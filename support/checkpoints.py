@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from support.errors import BadInput, Stopped, find, log, read_json, write, write_json
+from support.errors import BadInput, Stopped, find, log, out_of_memory, read_json, write, write_json
 from support.weights import save_clip
 
 COLUMNS = ("step", "epoch", "loss", "erm_loss", "wrm_loss", "lr", "seconds", "validation")  # of history.csv
@@ -115,13 +115,13 @@ class Checkpoints:
 
     Each is an open_clip folder with drm.json and history.csv in it. `about`, see about_training, goes into
     drm.json. With --resume, load() goes on from what is there, and refuses what another training left.
-    Without `out` nothing is kept, but what is not finite is refused all the same (BadInput). Without
-    `about` there is no progress bar.
+    Without `out`, or with --save-every -1, nothing is kept, but what is not finite is refused all the same
+    (BadInput). Without `about` there is no progress bar.
     """
 
     def __init__(self, config, about=None, tokenizer=None, out=None):
         self.config, self.about, self.tokenizer = config, about, tokenizer
-        self.folder = out and model_folder(out, **about)
+        self.folder = model_folder(out, **about) if out and config.save_every >= 0 else None
         self.name = about and str(model_folder("", **about))
         self.history = []  # a row a step, with the columns above
         self.best = {}  # score, epoch and weights of the best epoch, once there is one
@@ -151,6 +151,8 @@ class Checkpoints:
         try:
             self.load_from(self.last, model, optimizer, scaler)
         except Exception as e:  # a damaged file makes its readers stumble in many ways
+            if out_of_memory(e):
+                raise
             what = f"{self.last} is damaged ({str(e)[:200]}); remove it to start anew"
             raise BadInput(f"--resume: {what}") from None
         log(f"{self.last}: " + ("finished before" if self.finished else f"on after step {len(self.history)}"))
@@ -260,6 +262,8 @@ class Checkpoints:
         """Put the best weights back, if a score chose them, and keep the model. head() builds a head."""
         if self.best:
             model.load_state_dict(self.best["state"])
+            if self.name:
+                log(f"{self.name}: kept epoch {self.best['epoch']}, validation {self.best['score']:.4f}")
         # a last step may have spoilt what its loss did not show
         if not all(p.isfinite().all() for p in self.sound) or not head().isfinite().all():
             self.refuse(f"after {len(self.history)} steps the model is not finite")

@@ -45,16 +45,25 @@ def guarded(program, to_go_on):
                 code, said = 2, str(e)
             except (Stopped, KeyboardInterrupt) as e:
                 code, said = 130, str(e) or f"stopped; {to_go_on}"
-            except RuntimeError as e:
-                if "DataLoader worker" not in str(e):  # torch raises it wherever the program is
-                    raise
+            except (RuntimeError, MemoryError) as e:
                 code, said = 2, f"--workers: {str(e)[:200]}; allowed: fewer, or 0, if memory is short"
+                if out_of_memory(e):
+                    said = f"out of memory ({str(e)[:200]}){getattr(e, 'advice', '')}"
+                elif "DataLoader worker" not in str(e):  # torch raises it wherever the program is
+                    raise
             print(f"{program}: {' '.join(said.split())}", file=sys.stderr)
             return code
 
         return with_exit_code
 
     return decorate
+
+
+def out_of_memory(error):
+    """Whether an exception is one of those that torch, its devices and Python raise where memory is short."""
+    said = str(error).lower()
+    words = ("out of memory", "allocate memory", "not enough memory", "alloc_failed")
+    return isinstance(error, MemoryError) or any(word in said for word in words)
 
 
 def printable(text):
@@ -130,7 +139,7 @@ def write(path, save):
         os.replace(temporary, path)
         shutil.rmtree(old, ignore_errors=True)
     except (OSError, SafetensorError, RuntimeError) as e:  # torch.save raises RuntimeError on a full disk
-        if "DataLoader worker" in str(e):
+        if "DataLoader worker" in str(e) or isinstance(e, RuntimeError) and out_of_memory(e):
             raise  # a fault of no file: see guarded
         why = getattr(e, "strerror", None) or " ".join(str(e).split())[:200]
         raise BadInput(f"{path}: cannot be written ({why}); what was there before is still there") from None
@@ -212,6 +221,13 @@ def own_folder(config):
             raise BadInput(f"--out {out}: an earlier run left {first}; allowed: {how}")
         with locked(out):
             yield out
+    except (RuntimeError, MemoryError) as e:
+        saving = "" if config.grad_checkpointing else ", --grad-checkpointing"
+        e.advice = (
+            f"; to need less: --accumulate, now {config.accumulate}{saving}, or a smaller --batch-size, "
+        )
+        e.advice += f"now {config.batch_size}"
+        raise
     finally:
         for path in new:
             with contextlib.suppress(OSError):  # it is not empty

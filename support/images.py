@@ -9,9 +9,11 @@ import open_clip
 import torch
 from open_clip.transform import AugmentationCfg, PreprocessCfg, image_transform_v2
 from PIL import Image, ImageOps
+from tqdm import tqdm
 
 from support.errors import BadInput
 
+SILENT = 5  # seconds of encoding before a bar shows it
 Image.init()
 # Not EPS, for which Pillow starts Ghostscript, nor what is more a program or a document than a picture.
 NAMES = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
@@ -127,7 +129,8 @@ def image_batches(model, split, batches, seed=None, first=0, bad=None):
         pin_memory=next(model.parameters()).is_cuda,
         generator=torch.Generator(),  # its own: the run's chance is not touched
     )
-    for number, images, unreadable in loader:
+    about = {"desc": "encoding", "unit": "batch", "leave": False, "disable": seed is not None}
+    for number, images, unreadable in tqdm(loader, delay=SILENT, **about):  # a training has a bar of its own
         if unreadable and bad is None:
             raise BadInput(next(iter(unreadable.values())))
         if unreadable:

@@ -94,6 +94,8 @@ def check_together(config):
     """Values that are good alone and not together. Raises BadInput."""
     if config.resume and config.overwrite:
         raise BadInput("--resume --overwrite: the one keeps what the other replaces; allowed: one of them")
+    if config.resume and config.save_every == -1:
+        raise BadInput("--resume --save-every -1: nothing is kept to go on from; allowed: 0 or more")
     for template in config.template:
         if template.count("{}") != 1:
             raise BadInput(f"--template {template}: must hold one {{}}, for the name of the class")

@@ -108,11 +108,15 @@ def say_left_out(bad, split):
 
 
 def say_accuracy(name, features, head, labels):
-    """How good a zero-shot head is: features (N, D), head (C, D), labels (N,)."""
+    """How good a zero-shot head is, beside chance too: features (N, D), head (C, D), labels (N,)."""
     right = 0
     for part, y in zip(features.split(8192), labels.to(features.device).split(8192)):
         right += int(((part.to(head) @ head.T).argmax(1) == y).sum())
     log(f"zero-shot {name} head: {100 * right / len(labels):.1f} % right on {len(labels)} training images")
+    n, chance = len(labels), 1 / len(head)
+    if name == "concept" and right < n * chance + 2 * math.sqrt(n * chance * (1 - chance)):
+        what = "whether --descriptions are of these classes, labels are right, and --model knows such images"
+        log(f"warning: the concept head is no better than chance ({100 * chance:.1f} %); check {what}")
 
 
 def say_quality(quality):
@@ -246,7 +250,7 @@ def plot_tradeoff(report, _=None):
     """The trade-off -> Figure: the path of lambda from ERM to WRM, and every other row beside it."""
     grouped, (first, *_, last) = by_name(report["results"]), report["results"][0]["domains"]
     id_metric, ood_metric = report["about"]["metrics"]
-    here, there = (domain.replace("$", r"\$") for domain in (first, last))  # no mathematics
+    here, there = (drawable(domain, report).replace("$", r"\$") for domain in (first, last))  # no mathematics
     mean_name = f"ood_mean_{ood_metric}"
     risk = "worst-domain risk: log loss (nats), lower is better", lambda r: r["summary"]["worst_log_loss"]
     mean = f"mean out-of-distribution {words(ood_metric)} (%)", lambda r: 100 * r["summary"][mean_name]
@@ -272,6 +276,18 @@ def plot_tradeoff(report, _=None):
     figure.suptitle(f"ERM-vs-WRM trade-off, {report['config']['dataset']}: {seeds}")
     figure.legend(legend.values(), legend, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return figure
+
+
+def drawable(domain, report):
+    """The name of a domain, or its place in the table where the picture's font has not all its signs."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    signs = get_font(findfont(FontProperties())).get_charmap()
+    if all(ord(sign) in signs for sign in domain):
+        return domain
+    number = list(report["results"][0]["domains"]).index(domain) + 1
+    log(f"tradeoff.png calls {domain} domain {number}, its place in the table, as its font lacks signs of it")
+    return f"domain {number}"
 
 
 def new_figure(width, height):

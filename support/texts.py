@@ -251,12 +251,13 @@ def read_named(path):
         raise e if isinstance(e, BadInput) else BadInput(f"{path}: no JSON of classes ({e})") from None
     for key, named in classes.items():
         for part in (key, named.name, *(x for x in (named.gloss, *named.also) if x != "")):
-            if not (isinstance(part, str) and part.strip()):
+            if not (isinstance(part, str) and part.strip("_ \t\r\n")):
                 what = f"a class has the key, name or gloss {str(part)[:60]!r}; allowed: a text"
                 raise BadInput(f"{path}: {what}")
     if len(classes) < 2:
         raise BadInput(f"{path}: {len(classes)} classes; allowed: 2 or more, one a line")
-    return classes
+    said = {key: " ".join(named.name.replace("_", " ").split()) for key, named in classes.items()}
+    return {key: named._replace(name=said[key]) for key, named in classes.items()}  # as training says them
 
 
 def classes_in(content, unique):

@@ -11,7 +11,7 @@ import torch
 from conftest import DRM, ROOT, argv, results
 
 import drm_min
-from support import report
+from support import images, report
 from support.report import row_name
 
 
@@ -158,6 +158,43 @@ def test_with_one_estimator_no_row_says_which(world, tmp_path, capfd):
 
 
 # ----------------------------------------------------------------------- what a reader was not told, or lost
+
+
+@pytest.mark.parametrize("wrong", [0, 12, 40, 60, 100])
+def test_a_concept_head_at_chance_was_logged_and_not_flagged(capsys, wrong):
+    """Of four classes, a hundred images: two standard deviations above chance are 34 right ones."""
+    labels = torch.arange(100) % 4
+    said = (labels + (torch.arange(100) < wrong)) % 4
+    for name in ("default", "concept"):
+        report.say_accuracy(name, torch.eye(4)[said], torch.eye(4), labels)
+    err = capsys.readouterr().err
+    assert ("warning: the concept head" in err) == (100 - wrong < 34) and "the default head is" not in err
+
+
+def test_the_kept_epoch_was_not_named(world, tmp_path, capfd):
+    assert drm_min.main(argv(tmp_path, world, method=("erm", "drm"), select="best", epochs=3)) == 0
+    err = capfd.readouterr().err.replace("\r", "\n")
+    for training in ("erm-seed-0", DRM):
+        scores = [
+            (float(s), -int(e)) for e, s in re.findall(rf"{training}: epoch (\d), validation ([\d.]+)", err)
+        ]
+        best, epoch = max(scores)
+        assert re.findall(rf"{training}: kept (.*)", err) == [f"epoch {-epoch}, validation {best:.4f}"]
+
+
+@pytest.mark.parametrize("silent", [0, 60])
+def test_encoding_was_silent_however_long_it_took(world, tmp_path, capfd, monkeypatch, silent):
+    monkeypatch.setattr(images, "SILENT", silent)
+    assert drm_min.main(argv(tmp_path, world, method="zero-shot")) == 0
+    assert ("encoding: " in capfd.readouterr().err) == (silent == 0)
+
+
+def test_a_run_can_keep_its_results_alone(world, tmp_path, capfd):
+    kept, not_kept = tmp_path / "kept", tmp_path / "not"
+    for out, every in ((kept, 0), (not_kept, -1)):
+        assert drm_min.main(argv(out, world, method=("erm", "drm"), save_every=every)) == 0
+    assert {p.name for p in not_kept.iterdir()} == {"results.json", "tradeoff.png"}
+    assert without_times(results(kept)) == without_times(results(not_kept))
 
 
 def test_device_precision_and_the_steps_to_come_were_not_said_and_the_bar_had_no_loss(world, tmp_path, capfd):

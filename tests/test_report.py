@@ -3,6 +3,7 @@
 import io
 import re
 import sys
+import warnings
 
 import pytest
 from conftest import run
@@ -180,6 +181,19 @@ def test_the_path_of_lambda_is_that_of_the_first_estimator_and_the_others_stand_
 def test_weights_at_alpha_0_are_drawn_hollow_and_not_as_if_they_were_trained(drawn):
     report.plot_tradeoff(report_of(("erm", 0, 0.0, 0.0, 0.9, 0.9, 0.6), ROWS[1]))
     assert drawn["errorbar"] == ["white", report.METHODS["erm"][1]] * 2
+
+
+@pytest.mark.parametrize("name", ["\u7d20\u63cf", "photos \U0001f98a", "\ud55c\uad6d"])
+def test_signs_that_the_font_lacks_were_boxes_and_warnings_in_the_picture(tmp_path, capsys, name):
+    """Ideograms, an emoji, Hangul: the picture says which domain of the table it is; Greek stays."""
+    row = ("erm", 0, 0.0, 1.0, 0.9, 0.5, 0.5)
+    figure = report.plot_tradeoff(report_of(row, domains=("\u03b1\u03b2\u00e9", name)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure.savefig(tmp_path / "p", format="png")
+    assert [line for line in capsys.readouterr().err.splitlines() if f"{name} domain 2," in line]
+    labels = [axes.get_xlabel() + axes.get_ylabel() for axes in figure.axes]
+    assert "`domain 2`" in labels[1] and "`\u03b1\u03b2\u00e9`" in labels[1]
 
 
 def test_a_domain_with_dollars_is_no_mathematics(tmp_path):

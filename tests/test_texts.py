@@ -164,6 +164,21 @@ def test_check_finds(tmp_path, capsys, fault):
     assert f", {len(found) * (1 - code)} to look at" in last
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "big_cat\nsea_lion\n",
+        "big_cat\tbig_cat\nsea_lion\n",
+        '["big_cat", "sea_lion"]',
+        '{"big_cat": "big_cat", "sea_lion": []}',
+    ],
+)
+def test_names_of_folders_were_said_with_underscores(tmp_path, content):
+    """As `ls train` lists them; the key is the folder's name, and training says it with blanks."""
+    (tmp_path / "classes.txt").write_text(content)
+    assert read_classes(tmp_path / "classes.txt") == {"big_cat": "big cat", "sea_lion": "sea lion"}
+
+
 @pytest.mark.parametrize("fault", PLANTED)
 def test_training_stops_for_what_the_check_stops_for_and_for_nothing_else(tmp_path, clip, fault):
     code, content, kind, *_ = PLANTED[fault]

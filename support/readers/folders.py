@@ -1,11 +1,11 @@
-"""Your own folders, --dataset folder: train/<class>/, val/<class>/; others are shifted, but for id/."""
+"""Your own folders, --dataset folder: train/<class>/, val/<class>/; further ones are shifted, but `id`."""
 
 from support.readers.tables import PUBLISHED, Row, Table, class_folders
 
 RECIPE = PUBLISHED
 LAYOUT = (
-    "allowed: a folder with train/<class>/, val/<class>/, and <domain>/<class>/ for further domains, "
-    "of which id is in distribution"
+    "allowed: a folder with train/<class>/, val/<class>/, and <domain>/<class>/ for further domains, of "
+    "which id is in distribution"
 )
 
 

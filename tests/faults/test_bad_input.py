@@ -312,6 +312,14 @@ FAULTS = {
         "a word without an option": (lambda p: p.run("stray"), ["stray"]),
         "a switch with a value": (lambda p: p.run("--resume", "no"), ["no"]),
         "to go on and to begin anew": (lambda p: p.run("--resume"), ["--resume --overwrite"]),
+        "to go on where nothing is kept": (
+            lambda p: [w for w in p.run("--resume", "--save-every", -1) if w != "--overwrite"],
+            ["--save-every -1"],
+        ),
+        "a folder of data for a world that is drawn": (
+            lambda p: ["--data-root", str(p.world / "data"), "--out", str(p.out)],
+            ["--data-root", "toy draws its images", "folder"],
+        ),
         "a device without memory": (lambda p: p.run("--device", "meta"), ["--device", "meta"]),
         "lambdas that look alike": (
             lambda p: p.run("--sweep", 0.12345671, 0.12345672),
@@ -373,6 +381,12 @@ FAULTS = {
 }
 # What is not refused: words of a line of the log.
 TOLD = {
+    "command line": {
+        "a concept head that is no better than chance": (
+            lambda p: p.run(method="wrm"),
+            ["warning: the concept head is no better than chance (33.3 %)", "--descriptions", "labels"],
+        ),
+    },
     "description files": {
         "the name of another class": (
             lambda p: p.texts(cat=dict(name="dog", descriptions=["a"])),

@@ -459,6 +459,44 @@ def test_a_worker_that_dies_amid_writing_is_not_taken_for_a_full_disk(world, tmp
     assert [p.name for p in (tmp_path / DRM).iterdir() if p.suffix == ""] == ["step-1"]
 
 
+CPU = "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: 9 bytes"
+SHORT = {
+    "CUDA": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has none."),
+    "CPU": RuntimeError(CPU),
+    "cuBLAS": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    "Apple": RuntimeError("MPS backend out of memory (MPS allocated: 9.06 GB)"),
+    "Windows": RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:80] data. DefaultCPUAllocator: not enough memory"
+    ),
+    "Python": MemoryError(),
+}
+
+
+@pytest.mark.parametrize("of", SHORT)
+@pytest.mark.parametrize("when", ["training", "evaluation", "loading a checkpoint"])
+@counted("gone")
+def test_memory_that_is_short_was_a_traceback_or_a_damaged_checkpoint(
+    world, stopped, tmp_path, monkeypatch, capfd, of, when
+):
+    """It ends in a line that says what needs less of it, and what that is now."""
+
+    def short(*_, **__):
+        raise SHORT[of]
+
+    shutil.copytree(stopped, tmp_path, dirs_exist_ok=True)
+    where = {"training": "dual_loss", "evaluation": "predict_all"}
+    if when in where:
+        monkeypatch.setattr(drm_min, where[when], short)
+    else:
+        monkeypatch.setattr(torch, "load", short)
+    before = contents(tmp_path)
+    assert drm_min.main(argv(tmp_path, world, select="best", resume=True)) == 2
+    ways = ["out of memory", "--accumulate, now 1", "--grad-checkpointing", "--batch-size, now 6"]
+    one_line("drm_min.py", capfd.readouterr(), ways)
+    after = contents(tmp_path)
+    assert when == "evaluation" or after == before
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
 @counted("gone")
 def test_descriptions_from_a_pipe_are_read_once(world, tmp_path):
