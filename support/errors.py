@@ -1,5 +1,6 @@
 """What is refused and in which words, what is said to the reader, and writing that costs no existing file."""
 
+import contextlib
 import functools
 import json
 import math
@@ -119,6 +120,10 @@ def write(path, save):
         for leftover in (temporary, old):
             shutil.rmtree(leftover, ignore_errors=True)
         save(temporary)
+        os.umask(umask := os.umask(0o077))  # it can be asked for only by setting it
+        for file in filter(Path.is_file, (temporary, *temporary.rglob("*"))):
+            with contextlib.suppress(OSError):  # a disk may know no modes
+                file.chmod(0o666 & ~umask)  # safetensors lets only their owner read its files
         if path.is_dir() and not temporary.is_dir():
             temporary.unlink()
             raise IsADirectoryError(0, "a folder has that name")

@@ -2,23 +2,25 @@
 
 import argparse
 import json
+import os
 import pickle
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import open_clip
 import pytest
 import torch
-from conftest import DRM, NAME, ROOT, VIT, equal, run, weights
+from conftest import DRM, NAME, ROOT, VIT, argv, equal, run, stop_at, weights
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import support.weights
-from drm_min import tokenize
-from support.errors import BadInput
+from drm_min import main, tokenize
+from support.errors import BadInput, write
 from support.weights import encode_text, load_clip, read_weights, save_clip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -302,6 +304,30 @@ def test_a_saved_folder_prepares_a_picture_as_the_model_that_it_came_from(world,
     assert torch.equal(pixels(own), pixels(saved))
     for key in prepare:
         assert not torch.equal(pixels(own), pixels({k: v for k, v in own.items() if k != key})), key
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_every_file_of_a_run_has_the_mode_that_the_umask_gives(world, tmp_path, umask):
+    """safetensors makes files that only their owner can read: a colleague could not load the model."""
+    before = os.umask(umask)
+    try:
+        assert stop_at(tmp_path / "stopped", 3, world, select="best") == 130
+        assert main(argv(tmp_path / "whole", world, epochs=1)) == 0
+        write(tmp_path / "one.safetensors", lambda path: save_file({"a": torch.ones(1)}, path))
+    finally:
+        os.umask(before)
+    files = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.rglob("*") if file.is_file()}
+    assert {"open_clip_model.safetensors", "progress.pt", "results.json", "one.safetensors"} <= files.keys()
+    assert set(files.values()) == {0o666 & ~umask}
+
+
+def test_a_disk_that_knows_no_modes_costs_no_model(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    write(tmp_path / "one.safetensors", lambda path: save_file({"a": torch.ones(1)}, path))
+    assert equal(load_file(tmp_path / "one.safetensors"), {"a": torch.ones(1)})
 
 
 def test_the_tiny_clip_is_an_ordinary_open_clip_folder():
