@@ -185,6 +185,7 @@ def build(model, pretrained, state, activation, device):
         warnings.simplefilter("ignore", FutureWarning)
         how = {"load_weights": not state, "require_pretrained": not state, "pretrained_text": False}
         quick = bool(activation) and ":" not in model
+        how["force_preprocess_cfg"] = agreed_preprocessing(model) if state else None
         tag = None if state else pretrained
         clip = open_clip.create_model(model, tag, force_quick_gelu=quick, device=device, **how)
         tokenizer = open_clip.get_tokenizer(model)
@@ -195,6 +196,13 @@ def build(model, pretrained, state, activation, device):
     quick_gelu = any(isinstance(m, open_clip.transformer.QuickGELU) for m in clip.modules())
     clip.model_cfg = open_clip.get_model_config(model) | {"quick_gelu": quick_gelu}  # for folders to save
     return clip.float().eval(), tokenizer
+
+
+def agreed_preprocessing(model):
+    """What all of open_clip's weights of a name want of an image, mean and so on: a file does not tell."""
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    every = [set(open_clip.get_pretrained_cfg(model, tag).items()) for tag in tags]
+    return dict(set.intersection(*every)) if every else None
 
 
 @torch.no_grad()

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 import support.weights
 from drm_min import main, tokenize
 from support.errors import BadInput, write
-from support.weights import encode_text, load_clip, read_weights, save_clip
+from support.weights import agreed_preprocessing, encode_text, load_clip, read_weights, save_clip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -147,6 +147,25 @@ def test_open_clip_has_both_kinds_of_the_papers_models():
     for name in ("ViT-B-16", "ViT-L-14", "ViT-L-14-336"):
         plain, other = (open_clip.get_model_config(n) for n in (name, f"{name}-quickgelu"))
         assert other == plain | {"quick_gelu": True} and not plain.get("quick_gelu")
+
+
+def test_a_file_is_prepared_for_as_all_of_open_clips_weights_of_its_name_are(world, tmp_path, monkeypatch):
+    """MobileCLIP's mean is 0, SigLIP's 0.5: by CLIP's own, a file of theirs gave other features silently."""
+    for model, mean in (("MobileCLIP-S1", 0), ("ViT-B-16-SigLIP", 0.5), ("PE-Core-B-16", 0.5)):
+        assert agreed_preprocessing(model)["mean"] == (mean,) * 3
+    assert "mean" not in agreed_preprocessing("ViT-L-14")  # one of its weights has a mean of its own
+    file, half = tmp_path / "w.pt", (0.5, 0.5, 0.5)
+    torch.save(weights(world / "vit"), file)
+    one = dict(mean=half, std=half, resize_mode="squash", url="")
+    monkeypatch.setitem(
+        open_clip.pretrained._PRETRAINED, NAME, {"one": one, "two": one | dict(std=(1, 1, 1))}
+    )
+    model, tokenizer = load_clip(NAME, str(file))
+    save_clip(tmp_path / "saved", model, tokenizer, {})
+    model, _ = load_clip(f"local-dir:{tmp_path / 'saved'}")
+    known = open_clip.get_model_preprocess_cfg(model)
+    assert (tuple(known["mean"]), known["resize_mode"]) == (half, "squash")
+    assert tuple(known["std"]) == PreprocessCfg.std
 
 
 def ones(*names):
