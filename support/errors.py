@@ -131,6 +131,10 @@ def write(path, save):
         for leftover in (temporary, old):
             shutil.rmtree(leftover, ignore_errors=True)
         save(temporary)
+        os.umask(umask := os.umask(0o077))  # it can be asked for only by setting it
+        for file in filter(Path.is_file, (temporary, *temporary.rglob("*"))):
+            with contextlib.suppress(OSError):  # a disk may know no modes
+                file.chmod(0o666 & ~umask)  # safetensors lets only their owner read its files
         if path.is_dir() and not temporary.is_dir():
             temporary.unlink()
             raise IsADirectoryError(0, "a folder has that name")

@@ -4,7 +4,9 @@ import difflib
 import json
 import logging
 import os
+import re
 import warnings
+from pathlib import Path
 from typing import NamedTuple
 
 import open_clip
@@ -14,7 +16,17 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.func import functional_call
 
-from support.errors import BadInput, find, log, read_json
+from support.errors import BadInput, find, first_of, log, read_json
+
+# Weights in other clothes: what betrays them in the name of a file or tensor -> whose, and what to do
+OTHER_FORMATS = {
+    r"^open_clip_config\.json": "an open_clip folder: say --model local-dir:FOLDER instead",
+    r"^adapter_(config|model)\b|lora[_.]([AB]|up|down)": "a LoRA adapter: merge it into its base model first",
+    r"-\d+-of-\d+\.|\.index\.json": "a part of a sharded checkpoint: join its parts in one file",
+    r"(^|\.)(vision|text)_model\.": "Hugging Face's CLIP: take open_clip's instead, or rename its tensors",
+    r"^(patch_embed|blocks\.0)\.": "timm's image tower: without a text tower it is no CLIP",
+    r"lightning|^hyper_parameters$": "a Lightning checkpoint: save the state dict of its CLIP alone",
+}
 
 
 def pick_device(name):
@@ -96,7 +108,7 @@ def load_clip(model, pretrained=None, device="cpu"):
     `model`: a name such as "ViT-B-16" (`pretrained`: a tag or a file), local-dir:FOLDER or hf-hub:OWNER/NAME.
     """
     if ":" not in model:
-        state, activation = find_weights(model, pretrained)
+        state, activation, looks = find_weights(model, pretrained)
     elif pretrained:
         raise BadInput(f"--pretrained {pretrained}: --model {model} has its own weights; leave it out")
     else:
@@ -109,16 +121,35 @@ def load_clip(model, pretrained=None, device="cpu"):
         what = f"a package that is not installed ({e}); pip install transformers"
         raise BadInput(f"--model {model}: its tokenizer or text tower needs {what}") from None
     except Exception as e:  # damaged weights, another shape, no network: many kinds are raised
-        raise BadInput(f"--model {model}: open_clip cannot load it: {str(e)[:300] or repr(e)}") from None
+        file = f"--pretrained {pretrained}, " if state else ""
+        allowed = f"{looks}; allowed: a state dict with open_clip's names and shapes" if state else ""
+        raise BadInput(f"{file}--model {model}: open_clip cannot load it: {in_short(e)}{allowed}") from None
     finally:
         logging.disable(logging.NOTSET)
     if state:
         log(f"{pretrained}: all {len(state)} tensors loaded into {model}")
+    if state and activation is None and f"{model}-quickgelu" in open_clip.list_models():
+        other = f"OpenAI's, FLYP's and DRM's weights do: for them say --model {model}-quickgelu"
+        log(f"{pretrained}: does not tell whether it wants QuickGELU; GELU is used now. {other}")
     if activation is not None and activation != clip.model_cfg["quick_gelu"]:
         so = "with" if activation else "without"
         features = "this model would give other features"
         raise BadInput(f"--model {model}: trained {so} QuickGELU, so {features}; allowed: a model {so} it")
     return clip, tokenizer
+
+
+def in_short(error):
+    """An exception in a line: of hundreds of names that torch lists, the first three of a kind."""
+    said = " ".join(str(error).split()) or repr(error)
+    return re.sub(r'"[^"]*"(, "[^"]*")*', lambda names: first_of(names[0].split(", "), 3), said)[:500]
+
+
+def looks_like(path, *names):
+    """A file or folder, names of tensors -> the end of a line that says which other format it is, or ""."""
+    inner = Path(path).glob("*") if os.path.isdir(path) else ()
+    names = "\n".join([Path(path).name, *(file.name for file in inner), *names])
+    found = [what for mark, what in OTHER_FORMATS.items() if re.search(mark, names, re.MULTILINE)]
+    return f"; it looks like {'; and like '.join(found)}" if found else ""
 
 
 def find_folder(model):
@@ -127,24 +158,26 @@ def find_folder(model):
         return model, None
     folder = find(model.removeprefix("local-dir:"))
     if not os.path.isfile(folder / "open_clip_config.json"):
-        raise BadInput(f"--model {model}: no open_clip_config.json; allowed: a folder that open_clip saved")
+        allowed = f"a folder that open_clip saved{looks_like(folder)}"
+        raise BadInput(f"--model {model}: no open_clip_config.json; allowed: {allowed}")
     about = read_json(folder / "drm.json") if os.path.isfile(folder / "drm.json") else {}
     return f"local-dir:{folder}", about.get("quick_gelu")
 
 
 def find_weights(model, pretrained):
-    """-> (state dict, or None for a tag of open_clip's; whether the weights want QuickGELU, if known)."""
+    """As read_weights; the state dict is None for a tag of open_clip's."""
     if model not in open_clip.list_models():
         near = ", ".join(difflib.get_close_matches(model, open_clip.list_models(), 5, 0))
         allowed = f"local-dir:FOLDER, hf-hub:OWNER/NAME, or a name such as {near}"
         raise BadInput(f"--model {model}: unknown to open_clip; allowed: {allowed}")
     tags = open_clip.list_pretrained_tags_by_model(model)
     if pretrained in tags:
-        return None, bool(open_clip.get_pretrained_cfg(model, pretrained).get("quick_gelu"))
+        return None, bool(open_clip.get_pretrained_cfg(model, pretrained).get("quick_gelu")), ""
     if pretrained and os.path.isfile(pretrained):
         return read_weights(pretrained)
     why = f"no weights for --model {model}, and random ones are no zero-shot model"
-    raise BadInput(f"--pretrained {pretrained}: {why}; allowed: a file, {', '.join(tags)}")
+    looks = looks_like(pretrained) if pretrained else ""
+    raise BadInput(f"--pretrained {pretrained}: {why}; allowed: a file, {', '.join(tags)}{looks}")
 
 
 def build(model, pretrained, state, activation, device):
@@ -152,6 +185,7 @@ def build(model, pretrained, state, activation, device):
         warnings.simplefilter("ignore", FutureWarning)
         how = {"load_weights": not state, "require_pretrained": not state, "pretrained_text": False}
         quick = bool(activation) and ":" not in model
+        how["force_preprocess_cfg"] = agreed_preprocessing(model) if state else None
         tag = None if state else pretrained
         clip = open_clip.create_model(model, tag, force_quick_gelu=quick, device=device, **how)
         tokenizer = open_clip.get_tokenizer(model)
@@ -162,6 +196,13 @@ def build(model, pretrained, state, activation, device):
     quick_gelu = any(isinstance(m, open_clip.transformer.QuickGELU) for m in clip.modules())
     clip.model_cfg = open_clip.get_model_config(model) | {"quick_gelu": quick_gelu}  # for folders to save
     return clip.float().eval(), tokenizer
+
+
+def agreed_preprocessing(model):
+    """What all of open_clip's weights of a name want of an image, mean and so on: a file does not tell."""
+    tags = open_clip.list_pretrained_tags_by_model(model)
+    every = [set(open_clip.get_pretrained_cfg(model, tag).items()) for tag in tags]
+    return dict(set.intersection(*every)) if every else None
 
 
 @torch.no_grad()
@@ -179,10 +220,11 @@ def try_out(clip, tokenizer, device):
 
 
 def read_weights(path):
-    """A file of weights -> (state dict, True if it is OpenAI's, hence QuickGELU, else None). Raises BadInput.
+    """A file of weights -> (state dict, True if it wants QuickGELU, else None, looks_like). Raises BadInput.
 
     safetensors, or a state dict saved by torch, also inside "state_dict" or "model" and with "module." or
-    "model." before its names. Nothing is ever unpickled: that would run code in the file.
+    "model." before its names. OpenAI's tells by its marker keys that it wants QuickGELU. Nothing is ever
+    unpickled: that would run code in the file.
     """
     try:
         with warnings.catch_warnings():
@@ -192,20 +234,26 @@ def read_weights(path):
             else:
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:
+        said = in_short(str(e).rpartition("WeightsUnpickler error: ")[2])  # and none of torch's advice
+        said = re.split(" was not | Check ", said)[0][:120]
         why = "no plain state dict; a pickled object (FLYP's and DRM's .pt, TorchScript) is never loaded"
-        allowed = f"safetensors, or torch.save(model.state_dict()) ({' '.join(str(e).split())[:120]})"
+        allowed = f"safetensors, or torch.save(model.state_dict()) ({said}){looks_like(path, said)}"
         raise BadInput(f"--pretrained {path}: {why}; allowed: {allowed}") from None
+    outer = list(map(str, state)) if isinstance(state, dict) else []
     for key in ("state_dict", "model") * 2:  # one in the other, in either order
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     named = isinstance(state, dict) and state and all(isinstance(key, str) for key in state)
     if not named or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise BadInput(f"--pretrained {path}: no state dict; allowed: names with tensors")
-    for prefix in ("module.", "model.", "module."):
+        allowed = f"names with tensors{looks_like(path, *outer)}"
+        holds = first_of(outer, 3)[:200] or type(state).__name__
+        raise BadInput(f"--pretrained {path}: no state dict (it holds: {holds}); allowed: {allowed}")
+    for prefix in ("module.", "_orig_mod.", "model.") * 2:
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
     markers = [state.pop(key, None) for key in ("input_resolution", "context_length", "vocab_size")]
-    return state, True if any(marker is not None for marker in markers) else None
+    openai = any(marker is not None for marker in markers)
+    return state, True if openai else None, looks_like(path, *outer, *state)
 
 
 def save_clip(folder, model, tokenizer, about):

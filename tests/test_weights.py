@@ -2,24 +2,26 @@
 
 import argparse
 import json
+import os
 import pickle
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import open_clip
 import pytest
 import torch
-from conftest import DRM, NAME, ROOT, VIT, equal, run, weights
+from conftest import DRM, NAME, ROOT, VIT, argv, equal, run, stop_at, weights
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import support.weights
-from drm_min import tokenize
-from support.errors import BadInput
-from support.weights import encode_text, load_clip, read_weights, save_clip
+from drm_min import main, tokenize
+from support.errors import BadInput, write
+from support.weights import agreed_preprocessing, encode_text, load_clip, read_weights, save_clip
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -52,6 +54,7 @@ def prefixed(state, prefix="module."):
         lambda s: prefixed(s, "model."),
         lambda s: {"state_dict": prefixed(s)},
         lambda s: prefixed(s, "module.model."),
+        lambda s: {"state_dict": prefixed(s, "module._orig_mod."), "hyper_parameters": {"lr": 1.0}},
     ],
 )
 def test_a_state_dict_in_any_wrapping_loads_whole_and_is_counted(world, tmp_path, capsys, form):
@@ -117,6 +120,148 @@ def test_weights_of_openai_run_with_quickgelu_and_so_do_the_folders_they_become(
     for model in (load_clip(NAME, str(file))[0], open_clip.create_model(f"local-dir:{folder}")):
         assert quick(model.visual) and quick(model.transformer)
     assert json.loads((folder / "drm.json").read_text())["quick_gelu"] is True
+
+
+def test_a_file_that_is_silent_on_its_activation_gets_a_warning(world, tmp_path, capsys, monkeypatch):
+    """Those of FLYP's or DRM's .pt have OpenAI's shapes without its marker keys: GELU is wrong there."""
+    file, state = tmp_path / "w.pt", weights(world / "vit")
+    torch.save(state, file)
+
+    def told(model=NAME):
+        is_quick = quick(load_clip(model, str(file))[0])
+        lines = [line for line in capsys.readouterr().err.splitlines() if "GELU" in line]
+        return is_quick, lines
+
+    assert told() == (False, [])  # of this model there is one kind only
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, f"{NAME}-quickgelu", VIT | dict(quick_gelu=True))
+    is_quick, (line,) = told()
+    assert not is_quick and line.startswith(str(file)) and "GELU is used now" in line
+    assert "OpenAI's, FLYP's and DRM's" in line and line.endswith(f"--model {NAME}-quickgelu")
+    assert told(f"{NAME}-quickgelu") == (True, [])  # the reader has said it
+    torch.save(state | {"vocab_size": torch.tensor(49408)}, file)
+    assert told() == (True, [])  # OpenAI's own
+
+
+def test_open_clip_has_both_kinds_of_the_papers_models():
+    """By these names the warning knows where there is a choice, and that the plain one is GELU."""
+    for name in ("ViT-B-16", "ViT-L-14", "ViT-L-14-336"):
+        plain, other = (open_clip.get_model_config(n) for n in (name, f"{name}-quickgelu"))
+        assert other == plain | {"quick_gelu": True} and not plain.get("quick_gelu")
+
+
+def test_a_file_is_prepared_for_as_all_of_open_clips_weights_of_its_name_are(world, tmp_path, monkeypatch):
+    """MobileCLIP's mean is 0, SigLIP's 0.5: by CLIP's own, a file of theirs gave other features silently."""
+    for model, mean in (("MobileCLIP-S1", 0), ("ViT-B-16-SigLIP", 0.5), ("PE-Core-B-16", 0.5)):
+        assert agreed_preprocessing(model)["mean"] == (mean,) * 3
+    assert "mean" not in agreed_preprocessing("ViT-L-14")  # one of its weights has a mean of its own
+    file, half = tmp_path / "w.pt", (0.5, 0.5, 0.5)
+    torch.save(weights(world / "vit"), file)
+    one = dict(mean=half, std=half, resize_mode="squash", url="")
+    monkeypatch.setitem(
+        open_clip.pretrained._PRETRAINED, NAME, {"one": one, "two": one | dict(std=(1, 1, 1))}
+    )
+    model, tokenizer = load_clip(NAME, str(file))
+    save_clip(tmp_path / "saved", model, tokenizer, {})
+    model, _ = load_clip(f"local-dir:{tmp_path / 'saved'}")
+    known = open_clip.get_model_preprocess_cfg(model)
+    assert (tuple(known["mean"]), known["resize_mode"]) == (half, "squash")
+    assert tuple(known["std"]) == PreprocessCfg.std
+
+
+def ones(*names):
+    return {name: torch.ones(1) for name in names}
+
+
+OF_HUGGING_FACE = ones("logit_scale", "text_model.final_layer_norm.bias", "vision_model.embeddings.class")
+OF_LORA = ones(*(f"base_model.model.visual.attn.lora_{side}.weight" for side in "AB"))
+OF_TIMM = ones("cls_token", "patch_embed.proj.weight", "blocks.0.norm1.weight")
+TRAINER = {"epoch": 1, "pytorch-lightning_version": "2.6", "hyper_parameters": {"lr": 1.0}}
+CLOTHES = {
+    "hugging face": ("model.safetensors", lambda s: OF_HUGGING_FACE, "Hugging Face's", "text_model.final"),
+    "hugging face, pickled": (
+        "pytorch_model.bin",
+        lambda s: OF_HUGGING_FACE,
+        "Hugging Face",
+        "vision_model.",
+    ),
+    "hugging face, wrapped": ("w.pt", lambda s: prefixed(OF_HUGGING_FACE), "Hugging Face", "vision_model."),
+    "lora": ("adapter_model.safetensors", lambda s: OF_LORA, "a LoRA adapter", "attn.lora_A"),
+    "lora, another name": ("w.pt", lambda s: s | OF_LORA, "a LoRA adapter", "attn.lora_B"),
+    "timm": ("w.pth", lambda s: OF_TIMM, "timm's image tower", "patch_embed"),
+    "a shard": ("model-00002-of-00002.safetensors", lambda s: dict(list(s.items())[9:]), "sharded", ""),
+    "a pickled shard": ("pytorch_model-00001-of-00002.bin", lambda s: dict([*s.items()][:9]), "sharded", ""),
+    "lightning": ("a.ckpt", lambda s: TRAINER | {"state_dict": prefixed(s, "clip.")}, "Lightning", '"clip.'),
+    "lightning, more": (
+        "a.ckpt",
+        lambda s: TRAINER | {"state_dict": prefixed(s, "model.") | ones("loss.weight")},
+        "Lightning",
+        '"model.',
+    ),
+    "unknown": ("w.pt", lambda s: prefixed(s, "my.odd."), "", '"my.odd.'),
+}
+
+
+@pytest.mark.parametrize("called, form, said, unexpected", CLOTHES.values(), ids=CLOTHES)
+def test_weights_in_other_clothes_are_named_with_the_first_names_that_reveal_them(
+    world, tmp_path, called, form, said, unexpected
+):
+    state, file = weights(world / "vit"), tmp_path / called
+    (save_file if called.endswith("safetensors") else torch.save)(form(state), file)
+    with pytest.raises(BadInput) as refused:
+        load_clip(NAME, str(file))
+    line = str(refused.value)
+    assert line.startswith(f"--pretrained {file}, --model {NAME}: ") and "allowed: " in line
+    assert ("looks like" in line) == bool(said) and said in line and unexpected in line
+    assert ("Unexpected" in line) == bool(unexpected) and line.count('"') <= 2 * 3 * 2 and len(line) < 1000
+    missing = [key for key in state if f'"{key}"' in line.partition("Unexpected")[0]]
+    assert "Missing" not in line or len(missing) == 3
+
+
+def test_names_of_another_model_are_told_and_no_format_is_guessed(world, tmp_path):
+    """SigLIP's image tower is timm's within open_clip's names, and a path may hold any word."""
+    file = tmp_path / "lightning-1-of-2.d" / "lora_B" / "w.pt"
+    file.parent.mkdir(parents=True)
+    torch.save(weights(world / "siglip"), file)
+    with pytest.raises(BadInput, match="Unexpected.*logit_bias") as refused:
+        load_clip(NAME, str(file))
+    assert "looks like" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "called, content, said",
+    [
+        ("model.safetensors.index.json", b'{"weight_map": {}}', "sharded"),
+        ("pytorch_model.bin.index.json", b'{"weight_map": {}}', "sharded"),
+        ("adapter_config.json", b'{"peft_type": "LORA"}', "a LoRA adapter"),
+        ("a.ckpt", TRAINER | {"hyper_parameters": argparse.Namespace(lr=1)}, "argparse.Namespace"),
+        ("w.pt", dict(epoch=1, model_state_dict=ones("a")), "epoch, model_state_dict"),
+        ("w.pt", TRAINER, "Lightning"),
+    ],
+)
+def test_a_file_that_holds_no_state_dict_is_told_by_what_it_holds(tmp_path, called, content, said):
+    file = tmp_path / called
+    file.write_bytes(content) if isinstance(content, bytes) else torch.save(content, file)
+    with pytest.raises(BadInput, match=f"--pretrained {file}: no .*state dict.*{said}"):
+        load_clip(NAME, str(file))
+
+
+def test_a_folder_in_other_clothes_is_told_by_what_it_holds(tmp_path):
+    """PEFT's, by either option; open_clip's own, given as weights."""
+    (tmp_path / "adapter_config.json").write_text("{}")
+    for model in ((NAME, str(tmp_path)), (f"local-dir:{tmp_path}",)):
+        with pytest.raises(BadInput, match=f"{tmp_path}: no .*looks like a LoRA adapter: merge it"):
+            load_clip(*model)
+    (tmp_path / "adapter_config.json").rename(tmp_path / "open_clip_config.json")
+    with pytest.raises(BadInput, match="say --model local-dir:"):
+        load_clip(NAME, str(tmp_path))
+
+
+def test_a_damaged_folder_is_told_by_the_first_names_of_each_kind(world, tmp_path):
+    """All the missing ones stood before the first that was unexpected, which was cut off."""
+    shutil.copytree(world / "vit", tmp_path / "model")
+    save_file(OF_LORA, tmp_path / "model" / "open_clip_model.safetensors")
+    with pytest.raises(BadInput, match="Missing .*and 35 more. Unexpected .*lora_A"):
+        load_clip(f"local-dir:{tmp_path / 'model'}")
 
 
 # ------------------------------------------------------------------------------------------------ tokenizers
@@ -299,9 +444,34 @@ def test_a_saved_folder_prepares_a_picture_as_the_model_that_it_came_from(world,
         return image_transform_v2(PreprocessCfg(**cfg), is_train=False)(picture)
 
     own, saved = (open_clip.get_model_preprocess_cfg(m) for m in (model, again))
+    assert json.dumps(saved) == json.dumps(own) and own.keys() == PreprocessCfg.__dataclass_fields__.keys()
     assert torch.equal(pixels(own), pixels(saved))
     for key in prepare:
         assert not torch.equal(pixels(own), pixels({k: v for k, v in own.items() if k != key})), key
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_every_file_of_a_run_has_the_mode_that_the_umask_gives(world, tmp_path, umask):
+    """safetensors makes files that only their owner can read: a colleague could not load the model."""
+    before = os.umask(umask)
+    try:
+        assert stop_at(tmp_path / "stopped", 3, world, select="best") == 130
+        assert main(argv(tmp_path / "whole", world, epochs=1)) == 0
+        write(tmp_path / "one.safetensors", lambda path: save_file(ones("a"), path))
+    finally:
+        os.umask(before)
+    files = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.rglob("*") if file.is_file()}
+    assert {"open_clip_model.safetensors", "progress.pt", "results.json", "one.safetensors"} <= files.keys()
+    assert set(files.values()) == {0o666 & ~umask}
+
+
+def test_a_disk_that_knows_no_modes_costs_no_model(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", refuse)
+    write(tmp_path / "one.safetensors", lambda path: save_file(ones("a"), path))
+    assert equal(load_file(tmp_path / "one.safetensors"), ones("a"))
 
 
 def test_the_tiny_clip_is_an_ordinary_open_clip_folder():
