@@ -41,7 +41,7 @@ def column(rows, name):
 
 def same(out, whole, training=DRM):
     """Two runs left one model: its weights, every step's numbers but the time, all else that is written."""
-    assert [p.name for p in (out / training).iterdir()] == ["model"]
+    assert sorted(p.name for p in (out / training).iterdir()) == ["model", "predictions.csv"]
     kept, other = (folder / training / "model" for folder in (out, whole))
     assert (kept / "drm.json").read_text() == (other / "drm.json").read_text()
     steps, others = history(out, training), history(whole, training)
@@ -663,4 +663,9 @@ def test_folders_of_other_names_beside_the_checkpoints_are_left_alone(world, tmp
     for name in ("step-old", "step-1.bak", "step-2.tmp"):
         (tmp_path / DRM / name).mkdir(parents=True)
     run(tmp_path, world)
-    assert sorted(p.name for p in (tmp_path / DRM).iterdir()) == ["model", "step-1.bak", "step-old"]
+    assert sorted(p.name for p in (tmp_path / DRM).iterdir()) == [
+        "model",
+        "predictions.csv",
+        "step-1.bak",
+        "step-old",
+    ]

@@ -193,7 +193,9 @@ def test_a_run_can_keep_its_results_alone(world, tmp_path, capfd):
     kept, not_kept = tmp_path / "kept", tmp_path / "not"
     for out, every in ((kept, 0), (not_kept, -1)):
         assert drm_min.main(argv(out, world, method=("erm", "drm"), save_every=every)) == 0
-    assert {p.name for p in not_kept.iterdir()} == {"results.json", "tradeoff.png"}
+    left = {str(p.relative_to(not_kept)) for p in not_kept.rglob("*") if p.is_file()}
+    predictions = {f"{training}/predictions.csv" for training in ("erm-seed-0", DRM)}
+    assert left == {"results.json", "tradeoff.png", *predictions}
     assert without_times(results(kept)) == without_times(results(not_kept))
 
 
