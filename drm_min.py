@@ -539,9 +539,7 @@ def fine_tune(job, setup):
     checkpoints = Checkpoints(config, about_training(job, setup), setup.tokenizer, setup.out)
     model = copy.deepcopy(setup.zero_shot)
     train(model, data.train, prompts, targets, job, config, score, checkpoints)
-    read_as = (
-        [method for method in OF_ERM if method in config.method] if job.method == "erm" else [job.method]
-    )
+    read_as = [m for m in OF_ERM if m in config.method] if job.method == "erm" else [job.method]
     betas = {method: job.beta if method == job.method else beta_of(config, config.lam) for method in read_as}
 
     def rows_at(alpha):

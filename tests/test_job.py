@@ -215,17 +215,17 @@ def test_device_precision_and_the_steps_to_come_were_not_said_and_the_bar_had_no
 @pytest.mark.parametrize("fault", ["a backend that is not there", "no matplotlib"])
 def test_a_picture_cost_the_ending_of_a_run(world, tmp_path, fault):
     """The table and every file but the pictures are there, and one line says why these are not."""
-    hidden = "sys.modules['matplotlib'] = None; " if fault == "no matplotlib" else ""
-    code = f"import sys; {hidden}import drm_min; sys.exit(drm_min.main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, *argv(tmp_path, world, method="erm")]
-    env = os.environ | ({} if hidden else {"MPLBACKEND": "nonsense"})
+    hidden, out = fault == "no matplotlib", tmp_path / "out"
+    (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError(\"No module named 'matplotlib'\")")
+    env = os.environ | ({"PYTHONPATH": str(tmp_path)} if hidden else {"MPLBACKEND": "nonsense"})
+    command = [sys.executable, ROOT / "drm_min.py", *argv(out, world, method="erm")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     said = [line for line in done.stderr.splitlines() if line.startswith("no ")]
     assert len(said) == 1 and said[0].startswith("no tradeoff.png, history.png: "), done.stderr
     assert ("matplotlib" if hidden else "nonsense") in said[0]
-    assert "\n| ERM " in done.stdout and done.stdout.splitlines()[-1] == f"written: {tmp_path}/results.json"
-    assert len(results(tmp_path)["results"]) == 1 and not [*tmp_path.glob("*.png*")]
+    assert "\n| ERM " in done.stdout and done.stdout.splitlines()[-1] == f"written: {out}/results.json"
+    assert len(results(out)["results"]) == 1 and not [*out.glob("*.png*")]
 
 
 def test_results_lacked_the_precision_and_were_lost_with_a_picture(world, tmp_path, capfd, monkeypatch):
