@@ -1,18 +1,25 @@
 """Pictures of every mode, batches of files, and random crops."""
 
 import copy
+import io
+import multiprocessing
 import random
+import struct
+import zlib
 
+import numpy as np
 import open_clip
 import pytest
 import torch
 from conftest import load, noise, pictures, table
+from open_clip.transform import AugmentationCfg, PreprocessCfg, image_transform_v2
 from PIL import Image
 
 import drm_min
 from drm_min import Config, Job, Prompts, Split, Texts
+from support import images as room
 from support.errors import BadInput
-from support.images import ImageFiles, image_batches, read_image
+from support.images import ImageFiles, image_batches, read_image, to_8_bits
 
 WHITE, GREY = (255,) * 3, (128,) * 3
 LZW = dict(compression="tiff_lzw")
@@ -68,6 +75,12 @@ def test_floats_and_integers_outside_their_range_are_spread_over_it(tmp_path):
         assert values == pytest.approx([0, 255, 127.5], abs=0.5), name
 
 
+def test_16_bits_are_rounded_as_ever():
+    values = np.arange(65536, dtype=np.uint16)
+    assert (to_8_bits(values.reshape(256, 256)).ravel() == np.round(values / 257)).all()
+    assert (to_8_bits(values.astype(">u2")) == to_8_bits(values)).all()
+
+
 def test_pictures_stand_upright_borders_are_cut_and_the_first_of_several_counts(tmp_path):
     image, exif = Image.new("RGB", (16, 8), "blue"), Image.Exif()
     image.paste("red", (0, 0, 8, 8))
@@ -99,6 +112,95 @@ def test_a_strip_or_a_picture_that_is_all_border_is_no_picture(tmp_path, size, b
     noise(tmp_path / "a.png", 0, size)
     with pytest.raises(BadInput, match=r"a\.png.*no picture"):
         read_image(tmp_path / "a.png", border)
+
+
+# ------------------------------------------------------------------------------------ faults of metadata
+
+WIDE = Image.new("RGB", (48, 32), "blue")
+WIDE.paste("red", (0, 0, 24, 32))
+
+
+def exif(*tags):
+    """Tags (number, type, value of four bytes) as bytes of EXIF."""
+    entries = b"".join(struct.pack("<HHL", number, kind, 1) + value for number, kind, value in tags)
+    return b"II*\0" + struct.pack("<LH", 8, len(tags)) + entries + bytes(4)
+
+
+def saved(kind, **save):
+    buffer = io.BytesIO()
+    WIDE.save(buffer, kind, **save)
+    return buffer.getvalue()
+
+
+def jpeg(*segments):
+    """A JPEG with these segments (marker, bytes) before its own."""
+    parts = (struct.pack(">BBH", 255, marker, len(data) + 2) + data for marker, data in segments)
+    return b"\xff\xd8" + b"".join(parts) + saved("JPEG", quality=95)[2:]
+
+
+def png(*chunks, late=False):
+    """A PNG with these chunks (kind, bytes), before or after the pixels; a third part: a wrong checksum."""
+    parts = b""
+    for kind, data, *wrong in chunks:
+        parts += struct.pack(">L", len(data)) + kind + data
+        parts += struct.pack(">L", zlib.crc32(kind + data) ^ bool(wrong))
+    whole = saved("PNG")
+    at = len(whole) - 12 if late else 33
+    return whole[:at] + parts + whole[at:]
+
+
+SIX = (0x0112, 3, b"\6\0\0\0")  # to be turned clockwise: the left side, red, becomes the top
+TURNED, BOMB = (b"eXIf", exif(SIX)), zlib.compress(bytes(70_000_000), 9)
+ODD = {  # EXIF that tells the orientation all the same
+    "a unit as a byte": exif(SIX, (0x0128, 1, b"\2\0\0\0")),
+    "a unit as letters": exif(SIX, (0x0128, 2, b"\2\0\0\0")),
+    "a type that is none": exif(SIX, (0x0128, 99, b"\2\0\0\0")),
+    "tags that are elsewhere": exif(SIX, (0x8769, 4, b"\xff\xff\xff\x7f")),
+    "tags that are cut": exif(SIX, (0x0128, 3, b"\2\0\0\0"))[:28],
+    "an orientation as a byte": exif((0x0112, 1, b"\6\0\0\0")),
+    "an orientation of 32 bits": exif((0x0112, 4, b"\6\0\0\0")),
+}
+SOUND = {
+    "garbage.jpg": (jpeg((0xE1, b"Exif\0\0no EXIF")), False),
+    "garbage.png": (png((b"eXIf", b"x")), False),
+}
+for name, data in ODD.items():
+    SOUND[f"{name}.jpg"] = jpeg((0xE1, b"Exif\0\0" + data)), True
+    SOUND[f"{name}.png"] = png((b"eXIf", data)), True
+    SOUND[f"{name}.webp"] = saved("WEBP", lossless=True, exif=data), True
+for name, segment in {
+    "a profile without a number": (0xE2, b"ICC_PROFILE\0"),
+    "XMP that is no text": (0xE1, b"http://ns.adobe.com/xap/1.0/\0\xff\xfe<"),
+    "a list of pictures that is none": (0xE2, b"MPF\0garbage"),
+    "a resolution that is cut": (0xE0, b"JFIF\0"),
+}.items():
+    SOUND[f"{name}.jpg"] = jpeg(segment, (0xE1, b"Exif\0\0" + exif(SIX))), True
+for name, chunk in {
+    "a profile with a wrong checksum": (b"iCCP", b"x\0\0" + zlib.compress(b"x"), "wrong"),
+    "a profile that is none": (b"iCCP", b"x\0\7abc"),
+    "a profile that is a bomb": (b"iCCP", b"x\0\0" + BOMB),
+    "XMP that is a bomb": (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + BOMB),
+    "a resolution that is cut": (b"pHYs", b"\0"),
+}.items():
+    SOUND[f"{name}.png"] = png(chunk, TURNED), True
+    SOUND[f"{name}, late.png"] = png(TURNED, chunk, late=True), True
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_a_sound_photo_was_refused_for_its_metadata(tmp_path, name):
+    content, turned = SOUND[name]
+    (tmp_path / name).write_bytes(content)
+    got = read_image(tmp_path / name)
+    assert got.size == ((32, 48) if turned else (48, 32))
+    red, blue = got.getpixel((2, 2)), got.getpixel((got.width - 3, got.height - 3))
+    assert red[0] > 200 > 60 > red[2] and blue[2] > 200 > 60 > blue[0]
+
+
+@pytest.mark.parametrize("name", ["a unit as a byte.jpg", "a profile that is none.png"])
+def test_a_photo_whose_metadata_and_pixels_are_broken_is_refused(tmp_path, name):
+    (tmp_path / name).write_bytes(SOUND[name][0][:-60])
+    with pytest.raises(BadInput, match="no image that can be read"):
+        read_image(tmp_path / name)
 
 
 # --------------------------------------------------------------------------------------------- batches
@@ -156,6 +258,71 @@ def test_a_bad_image_stops_the_run_and_is_named_or_is_left_out_of_training_and_c
         drm_min.predict_all(model, data, PROMPTS)
 
 
+def prepared_as_floats(path, seed=None, number=0):
+    """What open_clip's own transform makes of one image, with the chance of its batch."""
+    cfg = PreprocessCfg(size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
+    transform = image_transform_v2(cfg, is_train=seed is not None, aug_cfg=AugmentationCfg(scale=(0.9, 1.0)))
+    with torch.random.fork_rng():
+        torch.manual_seed((seed or 0) * 1_000_003 + number)
+        return transform(read_image(path))
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+def test_floats_left_the_workers_where_uint8_gives_the_same_features(model, tmp_path, monkeypatch, seed):
+    noise(tmp_path / "a.png", 0, (300, 200))
+    files, seen = ImageFiles([tmp_path / "a.png"], workers=0), []
+    [(_, images)] = image_batches(model, Split(files, torch.zeros(1)), [torch.tensor([0])], seed, first=5)
+    assert images.dtype == torch.uint8 and images.is_contiguous()
+    monkeypatch.setattr(model, "encode_image", lambda images, normalize: seen.append(images))
+    drm_min.image_features(model, images)
+    assert torch.equal(seen[0][0], prepared_as_floats(tmp_path / "a.png", seed, 5))
+
+
+def test_large_photos_were_decoded_whole(model, tmp_path):
+    smooth = Image.frombytes("RGB", (8, 6), random.Random(0).randbytes(144)).resize(
+        (1600, 1200), Image.BICUBIC
+    )
+    smooth.save(tmp_path / "a.jpg", quality=90)
+    assert read_image(tmp_path / "a.jpg").size == (1600, 1200)
+    assert read_image(tmp_path / "a.jpg", least=64).size == (200, 150)  # an eighth, and twice the model's 32
+    assert read_image(tmp_path / "a.jpg", least=301).size == (800, 600)
+    assert read_image(tmp_path / "a.jpg", border=1, least=64).size == (1598, 1198)  # borders are in pixels
+    split = Split(ImageFiles([tmp_path / "a.jpg"], workers=0), torch.zeros(1))
+    [(_, images)] = image_batches(model, split, [torch.tensor([0])])
+    whole = prepared_as_floats(tmp_path / "a.jpg") * 127.5 + 127.5
+    assert (images[0] - whole).abs().mean() < 1  # of 256 levels
+
+
+def test_a_few_images_started_processes_and_many_start_them_where_none_are_asked_for(monkeypatch):
+    monkeypatch.setattr(room.os, "sched_getaffinity", lambda _: range(16), raising=False)
+    counts = [room.worker_count(ImageFiles([], workers=w), n) for w, n in ((None, 499), (None, 500), (3, 2))]
+    assert counts == [0, 8, 3]
+
+
+def test_where_processes_are_spawned_each_pass_started_them_anew(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(room.multiprocessing, "get_start_method", lambda: "spawn")
+    noise(tmp_path / "a.png", 0)
+    split = Split(ImageFiles([tmp_path / "a.png"] * 4, workers=2), torch.zeros(4))
+    batches = [torch.tensor([0, 1]), torch.tensor([2, 3])]
+
+    def workers(images):
+        return {child.pid for child in multiprocessing.active_children()} if list(images) else None
+
+    try:
+        first = workers(image_batches(model, split, batches))
+        assert len(first) == 2 and workers(image_batches(model, split, batches)) == first
+        training = image_batches(model, split, batches, seed=0)  # while it goes on, validation has its own
+        next(training)
+        assert len(workers(image_batches(model, split, batches))) == 4 and len(list(training)) == 1
+        broken = Split(ImageFiles([tmp_path / "gone.png"], workers=2), torch.zeros(1))
+        with pytest.raises(BadInput):
+            list(image_batches(model, broken, [torch.tensor([0])]))
+        numbers = [number for number, _ in image_batches(model, split, batches, first=7)]
+        assert numbers == [7, 8]
+    finally:
+        room.IDLE.clear()
+
+
 # ----------------------------------------------------------------------------------------------- crops
 
 
@@ -186,7 +353,7 @@ def test_random_crops_depend_on_seed_and_step_alone(model, tmp_path):
 
 def areas(images):
     """Of pictures whose pixels say where they are, 256 steps each way: the shares that crops of them show."""
-    values = (images * 0.5 + 0.5) * 255  # (B, 3, 32, 32): red is x, green is y, both linear in a crop
+    values = images.float()  # (B, 3, 32, 32): red is x, green is y, both linear in a crop
     width = (values[:, 0, 16, 24] - values[:, 0, 16, 8]) * 2
     height = (values[:, 1, 24, 16] - values[:, 1, 8, 16]) * 2
     return width * height / 256**2
@@ -232,9 +399,8 @@ def test_pictures_in_memory_of_the_models_size_were_never_cropped(model, monkeyp
         if crop == 1:
             assert torch.equal(got, as_they_are)
         else:
-            prepared = (as_they_are / 255 - 0.5) / 0.5
-            assert got.shape == prepared.shape and got.is_floating_point()
-            assert not torch.allclose(got, prepared, atol=0.1)
+            assert got.shape == as_they_are.shape and got.dtype == torch.uint8
+            assert not torch.allclose(got.float(), as_they_are.float(), atol=12)
     drm_min.encode_images(model, split)  # in evaluation none is
     assert torch.equal(seen[2], images)
 

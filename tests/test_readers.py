@@ -3,6 +3,7 @@
 import json
 import math
 import pickle
+import re
 import urllib.error
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,8 +29,11 @@ from PIL import Image
 
 import drm_min
 from drm_min import Config, Prompts
+from support import images as room
 from support.errors import BadInput
 from support.images import image_batches
+from support.readers import fmow as fmow_reader
+from support.readers import tables
 from support.texts import prompts_of
 
 
@@ -74,13 +78,13 @@ def test_fmow_names_images_by_the_row_before_seq_is_dropped_and_worst_region_is_
     assert seen(test) == "rgb_img_8:1 rgb_img_10:0 rgb_img_11:1 rgb_img_12:1 rgb_img_16:1"
     assert groups(data.train) == dict(Europe="rgb_img_0", Africa="rgb_img_13")
     assert groups(data.val) == dict(Americas="rgb_img_3")
-    # the country of 7 has no region, that of 8 is unknown
-    assert groups(id_test) == dict(Asia="rgb_img_5", Other="rgb_img_7")
+    # the region of 7's country is blank, which WILDS counts; the country of 8 is unknown, which it does not
+    assert groups(id_test) == dict(Asia="rgb_img_5", blank="rgb_img_7")
     of_test = dict(Other="rgb_img_8", Oceania="rgb_img_10 rgb_img_11", Europe="rgb_img_12 rgb_img_16")
     assert groups(test) == of_test
     result = evaluated(monkeypatch, data, rgb_img_7=0, rgb_img_8=0, rgb_img_11=0)
     assert of_groups(result["domains"]["test"]) == dict(Other=(0, 1), Oceania=(1 / 2, 2), Europe=(1, 2))
-    assert result["domains"]["id_test"]["worst_region_accuracy"] == 1  # Asia; Other has 0
+    assert result["domains"]["id_test"]["worst_region_accuracy"] == 0  # of the blank one; Asia has 1
     summary = result["summary"]
     assert summary["id_accuracy"] == summary["ood_mean_worst_region_accuracy"] == 1 / 2
     assert result["domains"]["test"]["accuracy"] == 3 / 5
@@ -88,11 +92,29 @@ def test_fmow_names_images_by_the_row_before_seq_is_dropped_and_worst_region_is_
         fmow(tmp_path, [FMOW[0], "train,zoo,USA,"])
 
 
+@pytest.mark.parametrize(
+    "stamp, split",
+    [
+        (
+            "2012-12-31T23:30:00-01:00",
+            None,
+        ),  # 2013 in UTC, and a row of test counts before it or from 2016 on
+        ("2013-01-01T00:30:00+01:00", "id_test"),
+        ("2013-01-01T00:30:00.25+0100", "id_test"),
+        ("2016-01-01 00:30:00+01", None),
+        ("2015-12-31T23:30:00.123456-01:00", "test"),
+        ("2016-01-01", "test"),
+    ],
+)
+def test_fmow_years_were_those_of_the_place_where_wilds_compares_instants(stamp, split):
+    assert fmow_reader.split_of({"split": "test", "timestamp": stamp}, "row 1") == split
+
+
 def test_fmow_regions_without_images_are_named(tmp_path, capfd):
     fmow(tmp_path)
     said = capfd.readouterr().err  # Africa and Americas are in training and validation alone
-    assert "id_test: no images of Africa, Americas, Europe, Oceania, so" in said
-    assert "test: no images of Africa, Americas, Asia, so" in said
+    assert "id_test: no images of Africa, Americas, Europe, Oceania, Other, so" in said
+    assert "test: no images of Africa, Americas, Asia, blank, so" in said
 
 
 def test_fmow_a_domain_of_unknown_regions_alone_is_no_crash(tmp_path, monkeypatch):
@@ -173,7 +195,9 @@ def own_p(monkeypatch, split, heights):
     Returns what predict gives the label of each image, and the number of columns.
     """
     head = torch.tensor([[math.log(heights.get(i, 1))] for i in range(1000)])
-    monkeypatch.setattr(drm_min, "encode_images", lambda model, split: torch.ones(len(split.labels), 1))
+    monkeypatch.setattr(
+        drm_min, "encode_images", lambda model, split, bad=None: torch.ones(len(split.labels), 1)
+    )
     monkeypatch.setattr(drm_min, "build_head", lambda model, texts: head)
     p, _ = drm_min.predict(
         SimpleNamespace(logit_scale=torch.zeros(()), training=False, train=lambda mode: None),
@@ -199,6 +223,19 @@ def test_imagenet_v2_label_is_the_number_of_its_folder_validation_is_the_id_test
     skipped = [line for line in capfd.readouterr().err.splitlines() if "skipped" in line]
     absent = ("imagenet-r", "imagenet-a", "objectnet-1.0")
     assert len(skipped) == 3 and all(any(name in line for line in skipped) for name in absent)
+
+
+@pytest.mark.parametrize("own, beside", [("imagenet", ""), ("imagenet", "imagenet"), ("ILSVRC2012", "")])
+def test_imagenets_shifted_sets_were_skipped_where_the_authors_and_flyp_have_them(tmp_path, own, beside):
+    shifted = ("imagenetv2-matched-frequency-format-val/2/v.jpeg", "imagenet-r/n01443537/r.jpg")
+    shifted += ("imagenet-a/n01558993/a.jpg", "sketch/n01484850/s.JPEG")
+    imagenet(tmp_path, *(f"{beside}/{image}".lstrip("/") for image in shifted), val="val_dirs")
+    (tmp_path / "imagenet").rename(tmp_path / own)
+    data = load("imagenet", tmp_path)
+    assert (seen(data.train), seen(data.val)) == ("a:0 b:2", "c:2")
+    assert [(name, seen(split)[0]) for name, split in data.tests.items()] == list(
+        zip(("val", "v2", "r", "a", "sketch"), "cvras")
+    )
 
 
 def test_imagenet_r_and_a_drop_the_other_800_classes_before_the_softmax(tmp_path, monkeypatch):
@@ -237,7 +274,7 @@ def test_objectnet_best_of_several_ids_no_folder_outside_imagenet_and_no_border(
     image.save(base / "images/chair/chair.png")
     split = load("imagenet", tmp_path).tests["objectnet"]
     [(_, images)] = image_batches(clip[0], split, [torch.tensor([1])])
-    blue = torch.tensor([-2.0, -2.0, 2.0])[:, None, None].expand(3, 32, 32)  # of the mean 0.5, the sd 0.25
+    blue = torch.tensor([0, 0, 255], dtype=torch.uint8)[:, None, None].expand(3, 32, 32)
     assert torch.equal(images[0], blue)
     assert [Path(p).stem for p in split.images] == ["bow_tie", "chair"]
     of_both = own_p(monkeypatch, split, {423: 3, 559: 5, 457: 2, 5: 1e9, 7: 1e9})
@@ -330,6 +367,59 @@ def test_folder_every_further_folder_is_a_domain_and_what_is_no_image_is_named(t
     assert list(data.tests) == ["val", "dusk", "night"] and data.tests["val"] is data.val
     assert (seen(data.tests["dusk"]), seen(data.tests["night"])) == ("f:0", "e:1")
     assert all(name in said for name in (".hidden", ".thumb.png", "notes.txt", ".DS_Store", "noext"))
+
+
+def test_images_in_folders_of_a_class_folder_were_dropped(tmp_path, capfd):
+    own_folder(tmp_path, "train/ski/2024/may/e.png", "train/ski/.trash/g.png", "train/ski/0/f.png")
+    pictures(tmp_path.parent, "elsewhere/h.png")
+    links = {"train/ski/up": "train", "train/ski/0/self": "train/ski/0/self", "val/ski/here": "val/ski"}
+    for name, target in (links | {"val/ski/far": "../elsewhere"}).items():
+        (tmp_path / name).symlink_to(tmp_path / target)
+    data, said = load("folder", tmp_path), capfd.readouterr().err
+    assert (seen(data.train), seen(data.val)) == ("b:0 f:0 e:0 a:1", "c:0 h:0 d:1")
+    assert all(name in said for name in (*links, ".trash"))  # what is ignored is named
+    assert "images a class: train 1 (swimming pool) to 3 (ski), val 1 (swimming pool) to 2 (ski)" in said
+
+
+def test_a_data_set_that_is_read_in_part_said_how_much_of_a_class_is_there_to_nobody(tmp_path, capfd):
+    own_folder(tmp_path, *(f"night/swimming_pool/{i}.png" for i in range(3)))
+    load("folder", tmp_path)
+    [line] = [line for line in capfd.readouterr().err.splitlines() if "images a class" in line]
+    assert line.endswith("train 1 each, val 1 each, night 0 (ski) to 3 (swimming pool)")
+    imagenet(tmp_path, "sketch/n01484850/s.JPEG")
+    load("imagenet", tmp_path)  # of whose 1000 classes are named the two at the ends
+    [line] = [line for line in capfd.readouterr().err.splitlines() if "images a class" in line]
+    assert len(line) < 300
+
+
+def test_photos_that_cannot_be_opened_here_were_ignored_as_no_images(tmp_path, capfd, monkeypatch):
+    own_folder(tmp_path)
+    helped = dict.fromkeys((".heic", ".avif"), "pip install something") | {".nef": "save them as JPEG"}
+    monkeypatch.setattr(tables, "HELP", helped)
+    monkeypatch.setattr(tables, "EXTENSIONS", tables.EXTENSIONS - {".heic", ".avif", ".nef"})
+    for name in (
+        "ski/1.heic",
+        "ski/2.HEIC",
+        "ski/deep/3.heic",
+        "swimming_pool/4.avif",
+        "ski/5.NEF",
+        "ski/6.txt",
+    ):
+        (tmp_path / "train" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "train" / name).touch()
+    load("folder", tmp_path)
+    said = capfd.readouterr().err
+    assert "3 .heic: pip install something; 1 .nef: save them as JPEG; 1 .avif: pip install something" in said
+    assert "ignored, as no images: " in said and "6.txt" in said and "1.heic" not in said
+
+
+def test_photos_of_a_phone_are_told_how_to_be_opened(tmp_path):
+    for end, what in room.HELP.items():
+        (tmp_path / f"a{end.upper()}").write_bytes(b"\0\0\0\x18ftypheic")
+        with pytest.raises(BadInput, match=f"a{end.upper()}: no image that can be read .{re.escape(what)}"):
+            room.read_image(tmp_path / f"a{end.upper()}")
+    assert {".nef", ".dng", ".cr2", ".arw"} <= room.HELP.keys()
+    assert {".heic", ".heif", ".avif"} <= room.HELP.keys() | room.EXTENSIONS
 
 
 def test_folder_names_that_cleaning_makes_equal_are_told_and_a_class_that_training_lacks_stops(
@@ -427,6 +517,44 @@ def test_a_data_set_that_is_not_there_stops_and_shows_its_layout(tmp_path, datas
             drm_min.load_data(Config(dataset=dataset, data_root=root))
         for word in ("--data-root", root or f"{dataset} needs it", layout):
             assert word in str(stopped.value)
+
+
+def test_csv_absolute_paths_below_its_folder_and_blanks_after_commas_were_refused(tmp_path):
+    root, link = tmp_path / "data", tmp_path / "link"
+    link.symlink_to(root)
+    names = [root / "a.png", link / "b.png", "c.png", "  d.png ", f"{root}/../data/e.png", "./f.png"]
+    rows = [f"{name}, {' , '.join(row.split(',')[1:])} " for name, row in zip(names, CSV)]
+    for folder in (root, link):
+        own_csv(root, " path, label , split, domain", rows)
+        data = load("csv", folder / "own.csv")
+        assert data.classes == {"ski": "ski", "tent": "tent"} and list(data.tests) == ["id", "sea"]
+        assert (seen(data.train), seen(data.tests["sea"])) == ("a:0 b:1", "d:0 f:1")
+    pictures(tmp_path, "database/g.png")  # its name begins like the folder's
+    for outside in (tmp_path / "database/g.png", f"{root}/../database/g.png"):
+        with pytest.raises(BadInput, match="g.png is not below"):
+            own_csv(root, rows=[*CSV, f"{outside},ski,test,x"])
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+@pytest.mark.parametrize("name", ["cut.jpg", "cut.png", "cut.webp", "header.jpg", "text.png", "strip.png"])
+def test_an_image_of_val_or_test_that_cannot_be_read_was_found_after_training(tmp_path, split, name):
+    noise(tmp_path / name, 0, (2000, 2) if name == "strip.png" else (40, 48))
+    whole = (tmp_path / name).read_bytes()
+    if name == "text.png":
+        (tmp_path / name).write_text("no image")
+    elif name != "strip.png":
+        (tmp_path / name).write_bytes(whole[: 30 if name == "header.jpg" else len(whole) // 2])
+    with pytest.raises(BadInput, match=rf"{name}: no image that can be read.*allowed in training only"):
+        own_csv(tmp_path, rows=[*CSV, f"{name},ski,{split},sea"])
+    own_csv(tmp_path, rows=[*CSV, f"{name},ski,train,sea"])  # in training it may be skipped
+
+
+def test_a_sound_image_with_more_after_its_end_is_not_taken_for_a_cut_one(tmp_path):
+    for kind in ("jpg", "png"):
+        noise(tmp_path / f"more.{kind}", 0)
+        with open(tmp_path / f"more.{kind}", "ab") as file:
+            file.write(b"a camera's own words" * 9)
+    own_csv(tmp_path, rows=[*CSV, "more.jpg,ski,val,x", "more.png,ski,test,sea"])
 
 
 # ------------------------------------------------------------------------------ what an attacker brought up

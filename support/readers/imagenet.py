@@ -13,18 +13,18 @@ RECIPE |= {"epochs": 10, "batch_size": 512, "weight_decay": 0.1}
 RECIPE |= {"flyp_template": tuple(say("{}") for say in open_clip.OPENAI_IMAGENET_TEMPLATES)}  # FLYP's 80
 RECIPE |= {"domain": "photos of animals, plants, foods and things made by people"}
 LAYOUT = (
-    "allowed: a folder with imagenet/{train,val}/<wnid>/ from https://image-net.org and, as far as you have "
-    "them, imagenetv2-matched-frequency-format-val, imagenet-r, imagenet-a, sketch, objectnet-1.0"
+    "allowed: a folder with imagenet/{train,val}/<wnid>/ (or ILSVRC2012/) from https://image-net.org and, if "
+    "you have them, imagenetv2-matched-frequency-format-val, imagenet-r, imagenet-a, sketch, objectnet-1.0"
 )
-VALIDATION = ("val", "val_class", "val_dirs", "val_in_folder")  # names that are in use
-FOLDERS = {
-    "train": "imagenet/train",
-    "val": "imagenet/val",
-    "v2": "imagenetv2-matched-frequency-format-val",
-    "r": "imagenet-r",
-    "a": "imagenet-a",
-    "sketch": "sketch",
-    "objectnet": "objectnet-1.0/images",
+PLACES = ("imagenet", "ILSVRC2012", "")  # in the data root, where the authors, FLYP and WiSE-FT have them
+FOLDERS = {  # split -> its names that are in use
+    "train": ("train",),
+    "val": ("val", "val_class", "val_dirs", "val_in_folder"),
+    "v2": ("imagenetv2-matched-frequency-format-val",),
+    "r": ("imagenet-r",),
+    "a": ("imagenet-a",),
+    "sketch": ("sketch",),
+    "objectnet": ("objectnet-1.0/images",),
 }
 
 
@@ -33,20 +33,18 @@ def read(root):
     wnids = synsets("imagenet")  # in the order of the indices
     # in R and A, scores of the other 800 classes are left out
     merged = {domain: {wnid: [wnid] for wnid in synsets(f"imagenet_{domain}")} for domain in ("r", "a")}
-    folders, rows = dict(FOLDERS), []
-    for name in VALIDATION:
-        if (root / "imagenet" / name).is_dir():
-            folders["val"] = f"imagenet/{name}"
-            break
-    for split, folder in folders.items():
-        if split != "val" and not (root / folder).is_dir():
-            log(f"skipped: {split}, as {root / folder} is not there")
+    rows = []
+    for split, names in FOLDERS.items():
+        there = [path for place in PLACES for name in names if (path := root / place / name).is_dir()]
+        if not there and split != "val":
+            log(f"skipped: {split}, as {names[0]} is not in {root}")
             continue
-        images = class_folders(root / folder)
+        folder = there[0] if there else root / "imagenet/val"
+        images = class_folders(folder)
         if split == "v2":
             images = [(wnid_of_number(name, wnids), path) for name, path in images]
         if split == "objectnet":
-            merged[split] = objectnet_classes(root / "objectnet-1.0/mappings", wnids)
+            merged[split] = objectnet_classes(folder.parent / "mappings", wnids)
             images = [(name, path) for name, path in images if name in merged[split]]
         rows += [Row(split, path, name) for name, path in images]
     classes = dict(zip(wnids, open_clip.IMAGENET_CLASSNAMES))

@@ -2,13 +2,14 @@
 
 import csv
 import os
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from support.errors import BadInput, find, first_of, log, read_json
-from support.images import EXTENSIONS, ImageFiles
+from support.images import EXTENSIONS, HELP, ImageFiles, check_files
 
 # What FLYP's released recipes share, on CLIP ViT-B/16; a data set's own values stand in its RECIPE.
 PUBLISHED = {"model": "ViT-B-16", "pretrained": "openai", "template": ("a photo of a {}.",)}
@@ -64,13 +65,16 @@ def read_table(reader, config):
     table = table._replace(classes=names)
     if config.eval_only:
         table = with_classes_of_model(table, config.model)
-    labels = {split: table.keys_of(split) for split in {row.split for row in table.rows}}
+    labels = {split: table.keys_of(split) for split in dict.fromkeys(row.split for row in table.rows)}
     if not labels or "val" not in labels and not config.eval_only:
         raise BadInput(f"--data-root {root}: no {'validation ' * (not config.eval_only)}images; {layout}")
     if not table.classes:
         raise BadInput(f"--data-root {root}: no training images; {layout}")
     for row in table.rows:
         check_row(row, labels[row.split], root, config.skip_bad_images)
+    say_counts(table, labels, names)
+    tested = [row for row in table.rows if row.split != "train" and isinstance(row.image, Path)]
+    check_files(list({row.image: table.border.get(row.split, 0) for row in tested}.items()))
     return table
 
 
@@ -79,6 +83,16 @@ def with_classes_of_model(table, model):
     keys = read_json(find(model.removeprefix("local-dir:")) / "drm.json")["prompts"]["default"]
     known = set(table.classes) <= set(keys)
     return table._replace(classes={key: table.classes.get(key, key) for key in keys}) if known else table
+
+
+def say_counts(table, labels, names):
+    """In one line, how many images the classes of each split have, from the fewest to the most."""
+    counts, said = Counter((row.split, row.label) for row in table.rows), []
+    for split, own in labels.items():
+        of_class = sorted((counts[split, label], names.get(label, label)) for label in own)
+        (few, rare), (many, common) = of_class[0], of_class[-1]
+        said.append(f"{split} {few} each" if few == many else f"{split} {few} ({rare}) to {many} ({common})")
+    log(f"images a class: {first_of(said, 8)}")
 
 
 def check_row(row, labels, root, skip_bad_images):
@@ -122,8 +136,8 @@ def csv_rows(path, columns):
     columns = columns.split()
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            header = reader.fieldnames or []
+            reader = csv.DictReader(file, skipinitialspace=True)
+            header = reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
             missing = [c for c in columns if c not in header]
             if missing:
                 raise BadInput(f"{path}: no column {', '.join(missing)}; it has {', '.join(header)}")
@@ -137,34 +151,60 @@ def csv_rows(path, columns):
         more = None in row  # DictReader's key of what is over
         if more or any(row[c] is None for c in columns):
             raise BadInput(f"{path}: row {i + 1} has {'more' if more else 'fewer'} fields than the header")
-    return rows
+    return [{column: (value or "").strip() for column, value in row.items()} for row in rows]
 
 
 def below(folder, name, table):
     """folder / name, an image that a table names. Raises BadInput where that is not below the folder."""
-    upwards = os.path.normpath(name).split(os.sep)[0] == ".."
-    if os.path.isabs(name) or upwards or "\0" in name:
+
+    def inside(spelled):  # by its name, or where links lead: a root may be known by two names
+        return os.path.join(spelled(folder / name), "").startswith(os.path.join(spelled(folder), ""))
+
+    if "\0" in name or not (inside(os.path.abspath) or inside(os.path.realpath)):
         raise BadInput(f"{table}: the image {name} is not below {folder}; allowed: paths that are")
     return folder / name
 
 
 def class_folders(path):
-    """A folder of class folders -> sorted [(class, path of an image)]. What is ignored or empty is named."""
-    found, ignored, empty = [], [], []
+    """A folder of class folders -> sorted [(class, path of an image)]. What is ignored or empty is named.
+
+    Folders within a class folder belong to its class, as in torchvision's ImageFolder.
+    """
+    found, ignored, closed, empty = [], [], Counter(), []
     for folder in sorted(path.iterdir()):
         if folder.name.startswith(".") or not folder.is_dir():
             ignored.append(folder)
             continue
-        before = len(found)
-        for file in sorted(folder.iterdir()):
-            if not file.name.startswith(".") and file.suffix.lower() in EXTENSIONS and file.is_file():
+        before, real = len(found), folder.resolve()
+        for file in files_below(folder, {real, *real.parents}):
+            end, hidden = file.suffix.lower(), file.name.startswith(".")
+            if end in EXTENSIONS and not hidden and file.is_file():
                 found.append((folder.name, file))
+            elif end in HELP and not hidden:
+                closed[end] += 1
             else:
                 ignored.append(file)
         if len(found) == before:
             empty.append(folder.name)
     if empty:
         log(f"{path}: no images in {first_of(empty)}")
+    if closed:
+        said = "; ".join(f"{n} {end}: {HELP[end]}" for end, n in closed.items())
+        log(f"{path}: photos that cannot be opened here: {said}")
     if ignored:
         log(f"ignored, as no images: {first_of(ignored)}")
     return found
+
+
+def files_below(folder, seen):
+    """Yield what is in a folder, then in its folders, but for hidden ones and those `seen` (links back)."""
+    folders = []
+    for entry in sorted(folder.iterdir()):
+        real = entry.resolve() if entry.is_dir() and not entry.name.startswith(".") else None
+        if real is None or real in seen:
+            yield entry
+        else:
+            seen.add(real)
+            folders.append(entry)
+    for entry in folders:
+        yield from files_below(entry, seen)

@@ -5,7 +5,7 @@ import shutil
 import struct
 
 import pytest
-from conftest import pictures
+from conftest import noise, pictures
 from place import (
     LONG_TEXT,
     NEST,
@@ -83,6 +83,13 @@ def in_order(*damages):
 def outside(base):
     """An image beside the data root."""
     pictures(base.parent, "outside.png")
+
+
+def cut(path):
+    """A JPEG without its second half, whatever its name says."""
+    noise(path.with_suffix(".jpg"), 0)
+    whole = path.with_suffix(".jpg").read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
 
 
 def one_class(place):
@@ -299,6 +306,11 @@ FAULTS = {
         "a size that overflows": (lambda p: p.image(png(2**31 - 1, 2**31 - 1)), ["x.png", "no image"]),
         "no size": (lambda p: p.image(png(0, 0)), ["x.png", "no image"]),
         "pixels that do not come": (lambda p: p.image(png(64, 64)), ["x.png", "no image"]),
+        "pixels that are cut off": (lambda p: p.image(cut), ["x.png", "no image"]),
+        "a photo of a phone": (
+            lambda p: p.csv("x.cr2,ski,val,x", damage=with_file("x.cr2", "II*")),
+            ["x.cr2", "save them as JPEG"],
+        ),
         "a strip": (lambda p: p.image(png(4000, 1, b"\0" * 4001)), ["x.png", "no picture"]),
         "a drawing in XML": (
             lambda p: p.image(b'<svg xmlns="http://www.w3.org/2000/svg"/>'),
@@ -335,6 +347,14 @@ def test_bad_input_ends_in_one_line_and_costs_nothing(place, capfd, area, build,
 
 TOLD = {
     "folder": {
+        "photos of a camera as it stores them": (
+            lambda p: p.folder(damage=with_file("train/ski/x.NEF", "II*")),
+            ["1 .nef: save them as JPEG"],
+        ),
+        "images in a folder of a class folder": (
+            lambda p: p.folder("train/ski/2024/x.png"),
+            ["train 1 (swimming pool) to 2 (ski)"],
+        ),
         "classes that differ in capitals": (
             lambda p: p.folder("train/Ski/x.png", words=POOLS | {"ski": "a", "Ski": "b"}),
             ["'Ski' and 'ski' have one default prompt", "that head cannot tell them apart"],
