@@ -1,5 +1,6 @@
 """Pictures: one file -> the RGB picture that a person sees; many -> the batches that a model wants."""
 
+import atexit
 import contextlib
 import io
 import multiprocessing
@@ -31,10 +32,9 @@ NAMES = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", 
 FORMATS = tuple(name for name in NAMES if name in Image.OPEN)
 EXTENSIONS = {end for end, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO")}
 # Photos that Pillow cannot open -> what helps.
-HELP = dict.fromkeys((".heic", ".heif", ".hif"), "pip install pillow-heif") | {
-    ".avif": "pip install -U pillow"
-}
-HELP |= dict.fromkeys(".arw .cr2 .cr3 .dng .jxl .nef .orf .raf .rw2".split(), "save them as JPEG")
+HELP = dict.fromkeys(".arw .cr2 .cr3 .dng .jxl .nef .orf .raf .rw2".split(), "save them as JPEG")
+HELP |= dict.fromkeys(".heic .heif .hif".split(), "pip install pillow-heif")
+HELP |= {".avif": "pip install -U pillow"}
 HELP = {end: what for end, what in HELP.items() if end not in EXTENSIONS}
 ORIENTATION = 0x0112  # the tag of EXIF
 UPRIGHT = dict(enumerate((0, 3, 1, 5, 4, 6, 2), 2))  # its value -> the Image.Transpose that undoes it
@@ -206,6 +206,7 @@ class Pass:
 
 
 IDLE = {}  # loaders between two passes, where processes are spawned: to start them takes seconds
+atexit.register(IDLE.clear)  # before Python itself would end their processes, by the SIGTERM that they ignore
 
 
 def image_batches(model, split, batches, seed=None, first=0, bad=None):
