@@ -3,15 +3,18 @@
 import copy
 import io
 import multiprocessing
+import os
 import random
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
 import open_clip
 import pytest
 import torch
-from conftest import load, noise, pictures, table
+from conftest import ROOT, load, noise, pictures, table
 from open_clip.transform import AugmentationCfg, PreprocessCfg, image_transform_v2
 from PIL import Image
 
@@ -321,6 +324,26 @@ def test_where_processes_are_spawned_each_pass_started_them_anew(model, tmp_path
         assert numbers == [7, 8]
     finally:
         room.IDLE.clear()
+
+
+SPAWNED = """
+import multiprocessing
+import torch
+from conftest import load_clip
+from drm_min import Split
+from support.images import ImageFiles, image_batches
+
+multiprocessing.get_start_method = lambda: "spawn"
+split = Split(ImageFiles(["toy/tradeoff.png"], workers=1), torch.zeros(1))
+print(len(list(image_batches(load_clip("local-dir:toy/clip")[0], split, [torch.tensor([0])]))))
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_are_kept_let_the_program_end():
+    here = dict(cwd=ROOT, env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"})
+    done = subprocess.run([sys.executable, "-c", SPAWNED], capture_output=True, text=True, timeout=60, **here)
+    assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
 
 
 # ----------------------------------------------------------------------------------------------- crops

@@ -381,7 +381,12 @@ def test_images_in_folders_of_a_class_folder_were_dropped(tmp_path, capfd):
     assert "images a class: train 1 (swimming pool) to 3 (ski), val 1 (swimming pool) to 2 (ski)" in said
 
 
-def test_a_data_set_that_is_read_in_part_said_how_much_of_a_class_is_there_to_nobody(tmp_path, capfd):
+def test_how_much_of_a_class_is_there_was_not_said_where_that_is_not_the_same_for_all(tmp_path, capfd):
+    load("folder", own_folder(tmp_path))
+    assert "images a class" not in capfd.readouterr().err
+    (tmp_path / "val/ski/x.heic").touch()
+    load("folder", tmp_path)
+    assert "images a class: train 1 each, val 1 each" in capfd.readouterr().err
     own_folder(tmp_path, *(f"night/swimming_pool/{i}.png" for i in range(3)))
     load("folder", tmp_path)
     [line] = [line for line in capfd.readouterr().err.splitlines() if "images a class" in line]
@@ -409,7 +414,7 @@ def test_photos_that_cannot_be_opened_here_were_ignored_as_no_images(tmp_path, c
         (tmp_path / "train" / name).touch()
     load("folder", tmp_path)
     said = capfd.readouterr().err
-    assert "3 .heic: pip install something; 1 .nef: save them as JPEG; 1 .avif: pip install something" in said
+    assert "opened here: 3 .heic: pip install something; 1 .nef: save them as JPEG; 1 .avif: pip" in said
     assert "ignored, as no images: " in said and "6.txt" in said and "1.heic" not in said
 
 

@@ -33,14 +33,14 @@ def read(root):
     wnids = synsets("imagenet")  # in the order of the indices
     # in R and A, scores of the other 800 classes are left out
     merged = {domain: {wnid: [wnid] for wnid in synsets(f"imagenet_{domain}")} for domain in ("r", "a")}
-    rows = []
+    rows, left_out = [], []
     for split, names in FOLDERS.items():
         there = [path for place in PLACES for name in names if (path := root / place / name).is_dir()]
         if not there and split != "val":
             log(f"skipped: {split}, as {names[0]} is not in {root}")
             continue
         folder = there[0] if there else root / "imagenet/val"
-        images = class_folders(folder)
+        images = class_folders(folder, left_out)
         if split == "v2":
             images = [(wnid_of_number(name, wnids), path) for name, path in images]
         if split == "objectnet":
@@ -48,7 +48,8 @@ def read(root):
             images = [(name, path) for name, path in images if name in merged[split]]
         rows += [Row(split, path, name) for name, path in images]
     classes = dict(zip(wnids, open_clip.IMAGENET_CLASSNAMES))
-    return Table(classes, rows, "val", merged=merged, border={"objectnet": 2})
+    border = {"objectnet": 2}
+    return Table(classes, rows, "val", merged=merged, border=border, left_out=left_out)
 
 
 def synsets(name):

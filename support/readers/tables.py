@@ -39,6 +39,7 @@ class Table(NamedTuple):
     group_weights: dict = None  # group -> its images in training, for an average over groups
     merged: dict = {}  # domain -> {label: keys of the classes whose best score counts}
     border: dict = {}  # domain -> pixels on each side that are no part of the picture
+    left_out: list = []  # paths that are no images, or none that can be opened here
 
     def keys_of(self, split):
         """{label: the keys of the classes that count for it}, in the order of the label numbers."""
@@ -57,6 +58,7 @@ def read_table(reader, config):
         table = reader.read(Path(root))
     except OSError as e:
         raise BadInput(f"--data-root {root}: {e.filename or e}: {e.strerror}; {layout}") from None
+    say_left_out(table.left_out)
     names = {key: " ".join(name.replace("_", " ").split()) for key, name in table.classes.items()}
     sayable = all(name and name.isprintable() for name in names.values())
     if not sayable or not all(row.split.isprintable() for row in table.rows):
@@ -85,14 +87,27 @@ def with_classes_of_model(table, model):
     return table._replace(classes={key: table.classes.get(key, key) for key in keys}) if known else table
 
 
+def say_left_out(paths):
+    """Count photos that cannot be opened here and say what helps; name the first of the others."""
+    ends = ["" if path.name.startswith(".") else path.suffix.lower() for path in paths]
+    closed = [f"{n} {end}: {HELP[end]}" for end, n in Counter(ends).items() if end in HELP]
+    others = [path for path, end in zip(paths, ends) if end not in HELP]
+    if closed:
+        log(f"photos that cannot be opened here: {'; '.join(closed)}")
+    if others:
+        log(f"ignored, as no images: {first_of(others)}")
+
+
 def say_counts(table, labels, names):
-    """In one line, how many images the classes of each split have, from the fewest to the most."""
-    counts, said = Counter((row.split, row.label) for row in table.rows), []
+    """Where files were left out or classes are uneven: the fewest and the most images of a class."""
+    counts, said, uneven = Counter((row.split, row.label) for row in table.rows), [], False
     for split, own in labels.items():
         of_class = sorted((counts[split, label], names.get(label, label)) for label in own)
         (few, rare), (many, common) = of_class[0], of_class[-1]
-        said.append(f"{split} {few} each" if few == many else f"{split} {few} ({rare}) to {many} ({common})")
-    log(f"images a class: {first_of(said, 8)}")
+        said.append(f"{split} {few} ({rare}) to {many} ({common})" if few < many else f"{split} {few} each")
+        uneven = uneven or few < many
+    if uneven or table.left_out:
+        log(f"images a class: {first_of(said, 8)}")
 
 
 def check_row(row, labels, root, skip_bad_images):
@@ -165,34 +180,27 @@ def below(folder, name, table):
     return folder / name
 
 
-def class_folders(path):
-    """A folder of class folders -> sorted [(class, path of an image)]. What is ignored or empty is named.
+def class_folders(path, left_out):
+    """A folder of class folders -> sorted [(class, path of an image)]. Classes without any are named.
 
-    Folders within a class folder belong to its class, as in torchvision's ImageFolder.
+    Folders in a class folder belong to its class, as in torchvision's ImageFolder. The paths of what is no
+    image, or cannot be opened here, are added to `left_out`.
     """
-    found, ignored, closed, empty = [], [], Counter(), []
+    found, empty = [], []
     for folder in sorted(path.iterdir()):
         if folder.name.startswith(".") or not folder.is_dir():
-            ignored.append(folder)
+            left_out.append(folder)
             continue
         before, real = len(found), folder.resolve()
         for file in files_below(folder, {real, *real.parents}):
-            end, hidden = file.suffix.lower(), file.name.startswith(".")
-            if end in EXTENSIONS and not hidden and file.is_file():
+            if not file.name.startswith(".") and file.suffix.lower() in EXTENSIONS and file.is_file():
                 found.append((folder.name, file))
-            elif end in HELP and not hidden:
-                closed[end] += 1
             else:
-                ignored.append(file)
+                left_out.append(file)
         if len(found) == before:
             empty.append(folder.name)
     if empty:
         log(f"{path}: no images in {first_of(empty)}")
-    if closed:
-        said = "; ".join(f"{n} {end}: {HELP[end]}" for end, n in closed.items())
-        log(f"{path}: photos that cannot be opened here: {said}")
-    if ignored:
-        log(f"ignored, as no images: {first_of(ignored)}")
     return found
 
 
