@@ -65,7 +65,7 @@ def check_values(config, recipe):
 def complete(config, recipes):
     """Fill what is None in a config from the recipe of its data set. Raises BadInput for nonsense."""
     recipe = dict(recipes.get(config.dataset, {})) if isinstance(config.dataset, str) else {}
-    for name, options in (("predict", OF_PREDICTION), ("eval_only", OF_EVALUATION)):
+    for name, options in (("eval_only", OF_EVALUATION), ("predict", OF_PREDICTION)):
         if getattr(config, name):
             check_saved_model(config, flag(name), options)
     if config.model is not None and config.pretrained is None:

@@ -93,6 +93,20 @@ LOOKS = {
     "2": ["tiny antelope with a long snout", "spiky horns between large ears"],
 }
 GOOD = {key: dict(name=name, descriptions=LOOKS[key]) for key, name in IDS.items()}
+NOUNS = """
+    plank board panel brick stone steel glass paper cotton leather silver golden copper wooden plastic
+    rubber velvet silk marble clay sand ivory pearl crystal diamond ruby amber coral jade bronze iron
+    metal wire chain rope string ribbon button zipper pocket sleeve collar fringe stripe dot circle
+    square triangle cube cone tube ring disc wheel axle handle lever lock key knob pedal spring bolt
+    nail screw hammer blade edge corner curve arch tower column beam roof wall floor door window frame
+    step ladder bridge tunnel pipe tank barrel bucket basket bottle
+""".split()  # a token each
+
+
+def nouns(n):
+    return " ".join(NOUNS[:n])
+
+
 FIN = "a fin that is broad"
 LONG = "broad flat paddle of pale wood whose edge is bound with dark leather strips and six round brass nails"
 NEAR, LESS_NEAR = LONG.replace("brass", "iron"), LONG.replace("brass", "big").replace("dark", "red")
@@ -115,8 +129,8 @@ STOP = {  # what training cannot use -> (content, its kind, its class, words bes
     ),
     "repeated key": (TWO_ONES, "repeated key", "1", "2 times"),
     "by key and by name": (GOOD | {"crane": ["a long pale plume behind"]}, "repeated key", "0", "2 times"),
-    "too long": (one("plank " * 90), "too long", "1", "92 tokens"),
-    "one token too long": (one("plank " * 76), "too long", "1", "78 tokens"),
+    "too long": (one(nouns(90)), "too long", "1", "92 tokens"),
+    "one token too long": (one(nouns(76)), "too long", "1", "78 tokens"),
     "utf-8-sig": (RAW.encode("utf-8-sig"), "encoding", "-", "byte-order mark"),
     "utf-16": (RAW.encode("utf-16"), "encoding", "-", "UTF-16"),
     "latin-1": (RAW.encode("latin-1"), "encoding", "-", "UTF-8"),
@@ -134,12 +148,12 @@ LOOK = {  # what it can use, to look at
     "text twice but for capitals": (one(FIN, FIN.replace("a fin", "A  fin")), "text twice", "1", "fin"),
     "class name": (one("two tall Cranes of steel", key="0"), "class name", "0", "crane"),
     "context word": (one("a shy shape in the Forest"), "context word", "1", "'forest'"),
-    "long": (one("plank " * 21), "long", "1", "21 tokens"),
+    "long": (one(nouns(21)), "long", "1", "21 tokens"),
     "near-duplicate": (one(LONG, file=one(NEAR, key="2")), "near-duplicate", "1", "and 2"),
 }
 FINE = {
     "none": GOOD,
-    "just not long": one("plank " * 20),
+    "just not long": one(nouns(20)),
     "class name in a word": one("a supercrane beak, long and gray", key="0"),
     "two words of 15 differ": one(LONG, file=one(LESS_NEAR, key="2")),
 }
@@ -197,7 +211,7 @@ def test_training_stops_for_what_the_check_stops_for_and_for_nothing_else(tmp_pa
 
 def test_check_counted_77_tokens_whatever_model_reads_the_file(tmp_path, capsys, clip):
     texts = {key: entry["descriptions"] for key, entry in shipped("toy").items()}
-    long = texts["tent"][0] = ("plank " * 36).strip()
+    long = texts["tent"][0] = nouns(36)
     used = f"36 tokens, 20 are used: {long[:40]!r}"  # of CLIP's 77
     file, of_toy = tmp_path / "own.json", tmp_path / "toy.own.json"
     for path in (file, of_toy):
@@ -225,7 +239,10 @@ def test_check_took_clips_tokenizer_for_a_model_that_is_none(model, capsys):
 
 
 COLORS = "red blue green black white brown pink gray gold orange purple".split()
-LOOKS_OF = [f"{color} and {color}, round, flat and {color}" for color in COLORS]
+LOOKS_OF = [
+    f"{color} {first} with {second} {third}"
+    for color, first, second, third in zip(COLORS, NOUNS, NOUNS[20:], NOUNS[40:])
+]
 
 
 def own_csv(root):

@@ -121,7 +121,7 @@ def test_the_data_set_in_fog_is_the_toy_world_in_fog(toy, monkeypatch):
     )
     assert cameras == ["toy"] * 6 + ["toy-fog"] * 12
     assert list(fog.tests) == list(world.DOMAINS) and fog.ceilings == clear.ceilings
-    assert fog.classes == clear.classes and settings.RECIPES["toy-fog"] == drm_min.RECIPES["toy"]
+    assert fog.classes == clear.classes and settings.RECIPES["toy-fog"] == settings.RECIPES["toy"]
     names = [clear.train, *clear.tests.values()], [fog.train, *fog.tests.values()]
     for a, b in zip(*names):
         assert torch.equal(a.labels, b.labels) and torch.equal(a.oracle, b.oracle)

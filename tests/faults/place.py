@@ -341,8 +341,8 @@ class Place:
         """--eval-only on a model whose drm.json has this content, or good content with changes."""
         good = dict(method="drm", beta=0.5, lam=1.0, seed=0, estimator="posterior", prompts=PROMPTS)
         self.model(None, drm=good | changes if content is None else content)
-        where = ["--out", self.out, "--model", f"local-dir:{self.root / 'model'}"]
-        where += ["--data-root", self.world / "data"] * (dataset != "toy")
+        where = ["--data-root", self.world / "data"] * (dataset != "toy")
+        where += ["--out", self.out, "--model", f"local-dir:{self.root / 'model'}"]
         how = ["--eval-only", "--overwrite", "--dataset", dataset, "--device", "cpu", "--workers", "0"]
         return [*how, *map(str, where)]
 
