@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 import numpy as np
@@ -164,18 +164,17 @@ def check_files(files):
                     return
         read_image(*file)
 
-    with warnings.catch_warnings(), ThreadPoolExecutor(8) as threads:
+    with warnings.catch_warnings(), ThreadPool(8) as threads:
         warnings.simplefilter("ignore")
-        done = threads.map(check, files)
-        for _ in tqdm(done, "opening images of val and tests", len(files), leave=False, delay=2):
+        done = threads.imap(check, files, chunksize=32)
+        for _ in tqdm(done, "opening val and tests", len(files), leave=False, delay=2, disable=None):
             pass
 
 
 class Batches(torch.utils.data.Dataset):
-    """Batches to be prepared -> batches: as image_batches yields them, and those that are bad."""
+    """A batch that is to be prepared -> (number, images (B, 3, H, W) uint8, {index: why it is not there})."""
 
     def __getitem__(self, item):
-        """-> (number, images (B, 3, H, W) uint8, {index: why it is not there})."""
         number, indices, images, transform, least, seed = item
         prepared, bad = [], {}
         with torch.random.fork_rng(devices=[]):
