@@ -479,12 +479,8 @@ def set_up(config, out=None, saved=None):
 def with_texts(setup, texts):
     """The setup with prompts made of these texts, as of prompts_of. Raises BadInput."""
     config, device = setup.config, next(setup.zero_shot.parameters()).device
-    source = (
-        f"--model {config.model}"
-        if config.eval_only or config.predict
-        else f"--descriptions {config.descriptions}"
-    )
-    sources = {"default": "the default prompts", "concept": source}
+    by = "model" if config.eval_only or config.predict else "descriptions"
+    sources = {"default": "the default prompts", "concept": f"--{by} {getattr(config, by)}"}
     prompts = [tokenize(setup.tokenizer, texts[k].values(), sources[k], device) for k in Prompts._fields]
     return setup._replace(texts=texts, prompts=Prompts(*prompts))
 
@@ -561,8 +557,7 @@ def rows_of(p, setup, betas, about):
     rows = []
     for beta in betas:
         rows.append({"seconds": None, "core_targets": None, **about, **evaluate(p, setup.data, beta)})
-        mixed = {domain: mix(*both, beta) for domain, both in p.items()}
-    answers.write_predictions(setup, p, mixed, about)
+    answers.write_predictions(setup, p, lambda both: mix(*both, betas[-1]), about)
     return rows
 
 
@@ -611,7 +606,8 @@ def run(config, out=None):
         if seed == config.seed or drawn:
             setup = ask_zero_shot(setup, jobs)
         if "zero-shot" in config.method:  # each head, and their mixture
-            betas = dict.fromkeys((1.0, 0.0, beta_of(config, config.lam)))
+            beta = beta_of(config, config.lam)
+            betas = [head for head in (1.0, 0.0) if head != beta] + [beta]
             about = {"method": "zero-shot", "seed": seed, "lam": None, "estimator": None, "alpha": 0.0}
             rows += rows_of(setup.p_zero_shot, setup, betas, about)
         for job in (job for job in jobs if job.seed == seed):

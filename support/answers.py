@@ -29,10 +29,11 @@ def labels_of(split, classes):
     return [keys[label] for label in sorted(keys) if label >= 0]
 
 
-def write_predictions(setup, p, mixed, about):
+def write_predictions(setup, p, mixture, about):
     """predictions.csv of an evaluated model, beside its weights: a row for each image of each domain.
 
-    p: as of drm_min.predict_all; mixed: the same, mixed; about: the row of results. Raises BadInput.
+    p: as of drm_min.predict_all; mixture: both heads of a domain -> one; about: the row of results.
+    Raises BadInput.
     """
     if setup.out is None:
         return
@@ -48,7 +49,7 @@ def write_predictions(setup, p, mixed, about):
             for i in members.nonzero().flatten().tolist():
                 groups[i] = group
         labels = [names[label] for label in split.labels.tolist()]
-        said = said_of(mixed[domain], p[domain], names)
+        said = said_of(mixture(p[domain]), p[domain], names)
         rows += [(*row[:-1], *row[-1]) for row in zip(images, [domain] * len(split), groups, labels, said)]
     write_csv(folder / f"predictions{wise}.csv", rows)
 

@@ -66,6 +66,17 @@ def test_predictions_count_to_the_metrics_and_hold_what_each_head_says(done, wor
         assert float(line["probability"]) == pytest.approx(mixed.max().item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
+def test_zero_shot_predictions_were_of_a_head_where_beta_is_that_of_the_other(world, tmp_path, beta):
+    report = run(tmp_path, world, method="zero-shot", beta=beta)
+    head = {0.0: "concept_head", 1.0: "default_head"}.get(beta)
+    said = rows_in(tmp_path / "zero-shot-seed-0/predictions.csv")
+    assert head is None or all(line["prediction"] == line[head] for line in said)
+    own = [line["prediction"] == line["label"] for line in said if line["domain"] == "sketch"]
+    [row] = [row for row in report["results"] if row["beta"] == beta]
+    assert sum(own) / len(own) == pytest.approx(row["domains"]["sketch"]["accuracy"])
+
+
 def test_of_merged_classes_the_first_stands_for_its_label():
     split = drm_min.Split(None, torch.tensor([0]), label_of_class=torch.tensor([1, -1, 0, 1]))
     assert drm_min.answers.labels_of(split, dict.fromkeys("abcd")) == ["c", "a"]
