@@ -191,7 +191,7 @@ def compare(a, b):
     if shared is not None:
         for path, column in zip((a, b), columns):
             column["words shared by both, of a class"] = shared
-            if set(read_classes(find(path))) == set(world.THINGS):
+            if set(read_classes(find(path))) == set(world.OBJECTS):
                 for what, value in sensitivity(path).items():
                     column[f"toy: change of affinity, {what} swapped"] = value
     rows = [["", str(a), str(b)]]

@@ -19,7 +19,7 @@ parameters: they are encoded anew at every step, and that is how the text tower 
     p    = beta * q_default + (1 - beta) * q_concept                    (4)  at test time
     p_c(k | x) = q_concept(k | x) of the model before training          (5)  core targets
 
-p_c, c for core, estimates p(y | x_c), where x_c is the part of x that shows the thing itself. Who predicts
+p_c, c for core, estimates p(y | x_c), where x_c is the part of x that shows the object itself. Who predicts
 just that does best in his worst domain, so (3) teaches it to the concept head. The right p_c is unknown, the
 paper's unpublished: --core-targets chooses a guess, (5) is the simplest, the recipe has the default.
 
@@ -389,7 +389,7 @@ class Data(NamedTuple):
     train: Split
     val: Split  # in distribution: the only images that may choose anything
     tests: dict  # domain -> Split; the first is in distribution, the others are not
-    ceilings: dict = {}  # domain -> the best accuracy without seeing hidden things, where it is known
+    ceilings: dict = {}  # domain -> the best accuracy without seeing hidden objects, where it is known
     metrics: tuple = ("accuracy", "accuracy")  # what counts in distribution, and out of it
     group_weights: dict = None  # group -> its images in training, for an average over groups
 
@@ -413,16 +413,16 @@ def load_data(config, seed=0):
 
 
 def toy_data(seed, camera="toy"):
-    """The world of toy/world.py: things (core) before places (not), whose true p(y | x_c) is known."""
+    """The world of toy/world.py: objects (core) before places (not), whose true p(y | x_c) is known."""
 
     def draw(n, domain, stream):
         p = world.draw(n, domain, torch.Generator().manual_seed(1000 * seed + stream), camera=camera)
-        return Split(p.images, p.things, p.oracle, {"visible": p.visible, "hidden": ~p.visible}, crop=1.0)
+        return Split(p.images, p.objects, p.oracle, {"visible": p.visible, "hidden": ~p.visible}, crop=1.0)
 
     tests = {domain: draw(2000, domain, 2 + i) for i, domain in enumerate(world.DOMAINS)}
     ceilings = {domain: world.ceiling(domain) for domain in world.DOMAINS}
-    classes = {name: name for name in world.THINGS}
-    return Data(classes, draw(6000, "id", 0), draw(1000, "id", 1), tests, ceilings)
+    classes = {name: name for name in world.OBJECTS}
+    return Data(classes, draw(6000, "same site", 0), draw(1000, "same site", 1), tests, ceilings)
 
 
 # ---------------------------------------------------------------------------------------------- 7 trainings

@@ -27,40 +27,28 @@ from pathlib import Path
 import safetensors.torch
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import drm_min
+from notebooks.helpers import (
+    ALPHAS,
+    BETAS,
+    FOLDER,
+    LAMBDAS,
+    ROOT,
+    SEEDS,
+    TRAININGS,
+    WITH_ALPHAS,
+    beta_of,
+    load_run,
+)
 from support import report
 from support.errors import markdown, write
-from support.targets import TRUST, posterior_targets
+from support.targets import posterior_targets
 from support.texts import prompts_of
 from support.weights import load_clip
 
-FOLDER = Path(__file__).with_name("recorded")
-SEEDS = range(5)
-LAMBDAS = {  # the path; at its ends one head is trained alone
-    "erm": 0.0,
-    "drm-0.1": 0.1,
-    "drm-0.3": 0.3,
-    "drm-1": 1.0,
-    "drm-3": 3.0,
-    "drm-10": 10.0,
-    "wrm": math.inf,
-}
-TRAININGS = {  # name -> (lambda, core targets, descriptions, form of the loss)
-    **{name: (lam, "posterior", "toy", "ce") for name, lam in LAMBDAS.items()},
-    **{name: (1.0, name, "toy", "ce") for name in ("onehot", "softmax", "normalized", "label", "oracle")},
-    **{name: (1.0, "posterior", "toy." + name, "ce") for name in ("shuffled", "context")},
-    **{"wrm-" + name: (math.inf, "posterior", "toy." + name, "ce") for name in ("shuffled", "context")},
-    "wrm-softmax": (math.inf, "softmax", "toy", "ce"),
-    "wrm-oracle": (math.inf, "oracle", "toy", "ce"),
-    "flyp": (0.0, None, "toy", "flyp-released"),
-}
 DESCRIPTIONS = ("toy", "toy.shuffled", "toy.context")
-BETAS = sorted({i / 10 for i in range(11)} | {round(1 / (1 + lam), 6) for lam in LAMBDAS.values()})
-ALPHAS = [i / 10 for i in range(10)]  # WiSE-FT; 1 is the training itself
-WITH_ALPHAS = ("erm", "drm-1", "flyp")
 WITH_PREDICTIONS = (*LAMBDAS, "shuffled", "context")
 KEPT = ("accuracy", "log_loss", "accuracy_visible", "accuracy_hidden")
 
@@ -74,11 +62,6 @@ RUNS = {
 }
 RUNS["targets-fog"] = ["--dataset", "toy-fog", *RUNS["targets"]]
 TRUSTS = (0.5, 0.8)  # beside 0 (normalized), the default, and 1 (onehot)
-
-
-def beta_of(name):
-    """The weight of the default head that belongs to a training; a single head is not mixed."""
-    return round(1 / (1 + TRAININGS[name][0]), 6)
 
 
 def digest(path):
@@ -176,39 +159,6 @@ def save(folder, head, rows, predictions):
     write(folder / "predictions.safetensors", lambda path: safetensors.torch.save_file(predictions, path))
 
 
-def load(folder=FOLDER):
-    """-> {"about": ..., "core_targets": [...], "rows": [{training, alpha, seed, beta, splits}, ...]}.
-
-    `splits` are validation and the four domains, {split: {metric: value}}; accuracies are 0 to 1, log losses
-    in nats.
-    """
-    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-
-
-def load_predictions(folder=FOLDER):
-    """-> {training: {domain: (p_default (N, C), p_concept (N, C))}}, double precision, of the first seed."""
-    result = {}
-    for key, logarithms in safetensors.torch.load_file(folder / "predictions.safetensors").items():
-        name, domain = key.split("/")
-        both = logarithms.double().softmax(-1)  # the error of half precision is normalised away
-        result.setdefault(name, {})[domain] = tuple(both)
-    return result
-
-
-def pick(rows, training, beta=None, alpha=1.0):
-    """The rows of one training, a seed each; at its own beta, 1 / (1 + lambda), if none is given."""
-    beta = beta_of(training) if beta is None else round(beta, 6)
-    found = []
-    for row in rows:
-        same_model = (row["training"], row["alpha"]) == (training, alpha)
-        if same_model and abs(row["beta"] - beta) < 1e-6:
-            found.append(row)
-    if not found:
-        there = f"betas: {BETAS}; alphas: {ALPHAS} of {WITH_ALPHAS}"
-        raise ValueError(f"{training}, alpha {alpha}, beta {beta}: not recorded; {there}")
-    return found
-
-
 # ------------------------------------------------------------------------------------------ README's tables
 
 
@@ -243,11 +193,6 @@ def write_rows(rows, path):
     write(path, lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def load_run(name, folder=FOLDER):
-    """What was kept of one of RUNS: a report, as drm_min.run returns it, with fewer metrics."""
-    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-
-
 def record_trust(folder=FOLDER, seeds=SEEDS, trusts=TRUSTS):
     """`posterior` targets whose trust in the label is another: DRM and WRM, in clear air and in fog."""
     rows = []
@@ -269,22 +214,6 @@ def record_trust(folder=FOLDER, seeds=SEEDS, trusts=TRUSTS):
                     print(row, flush=True)
                     rows.append(row)
     write_rows(rows, folder / "trust.json")
-
-
-def load_trust(folder=FOLDER):
-    """-> {(dataset, method): {trust: OOD mean of each seed, in %}}, with what RUNS know of its ends."""
-    curves = {(dataset, method): {} for dataset in ("toy", "toy-fog") for method in ("drm", "wrm")}
-    known = {"normalized": 0.0, "posterior": TRUST, "onehot": 1.0}
-    for dataset, run in (("toy", "targets"), ("toy-fog", "targets-fog")):
-        for row in load_run(run, folder)["results"]:
-            method = "drm" if row["method"] == "dual" else row["method"]
-            if row["estimator"] in known and (dataset, method) in curves:
-                value = 100 * row["summary"]["ood_mean_accuracy"]
-                curves[dataset, method].setdefault(known[row["estimator"]], []).append(value)
-    for row in json.loads((folder / "trust.json").read_text(encoding="utf-8")):
-        value = 100 * row["ood_mean_accuracy"]
-        curves[row["dataset"], row["method"]].setdefault(row["trust"], []).append(value)
-    return {key: dict(sorted(curve.items())) for key, curve in curves.items()}
 
 
 # ---------------------------------------------------------------------------------------- more than one CLIP

@@ -41,9 +41,9 @@ def test_image_features_prepare_pictures_as_the_model_says(clip, toy):
 
 
 def test_zero_shot_default_head_leans_on_the_place_and_the_concept_head_does_not(clip, prompts):
-    """The paper's Figure 2 in one number each: hidden things in nature's own places."""
+    """The paper's Figure 2 in one number each: hidden objects in nature's own places."""
     hidden = of_toy.draw(2000, (1.0, 0.0), torch.Generator().manual_seed(7), of_toy.NATURE)
-    assert torch.equal(hidden.places, hidden.things)
-    both = predict(clip[0], Split(hidden.images, hidden.things), prompts)
+    assert torch.equal(hidden.places, hidden.objects)
+    both = predict(clip[0], Split(hidden.images, hidden.objects), prompts)
     p_default, p_concept = (p.gather(1, hidden.places[:, None]).mean().item() for p in both)
     assert p_default >= 0.5 and p_concept <= 0.2

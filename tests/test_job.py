@@ -39,8 +39,8 @@ def test_default_job_shows_what_the_readme_says(job):
     assert erm["id_accuracy"] > 0.1 + max(rows[name]["id_accuracy"] for name in zero_shot)
     assert drm["id_accuracy"] > erm["id_accuracy"] - 0.015
     fine_tuned = ("ERM", "DRM, lambda 1", "WRM")
-    assert max(fine_tuned, key=lambda m: domains[m]["dim"]["accuracy"]) == "ERM"
-    assert max(fine_tuned, key=lambda m: domains[m]["spurious"]["accuracy"]) == "WRM"
+    assert max(fine_tuned, key=lambda m: domains[m]["object hidden"]["accuracy"]) == "ERM"
+    assert max(fine_tuned, key=lambda m: domains[m]["place misleads"]["accuracy"]) == "WRM"
     assert wrm["id_accuracy"] == min(rows[m]["id_accuracy"] for m in fine_tuned)
 
 
@@ -60,15 +60,15 @@ def test_results_have_their_schema(job):
     for row in rows:
         assert {"method", "seed", "lam", "estimator", "beta", "alpha"} <= set(row)
         assert {"domains", "summary", "validation"} <= set(row)
-        assert list(row["domains"]) == ["id", "dim", "neutral", "spurious"]
+        assert list(row["domains"]) == ["same site", "object hidden", "place random", "place misleads"]
         for m in row["domains"].values():
             assert m["n"] == 2000 and 0 <= m["accuracy"] <= 1 and m["log_loss"] > 0
             assert m["n_visible"] + m["n_hidden"] == 2000
             both = m["accuracy_visible"] * m["n_visible"] + m["accuracy_hidden"] * m["n_hidden"]
             assert both / 2000 == pytest.approx(m["accuracy"])
-        ood = [row["domains"][d]["accuracy"] for d in ("dim", "neutral", "spurious")]
+        ood = [row["domains"][d]["accuracy"] for d in ("object hidden", "place random", "place misleads")]
         assert row["summary"] == {
-            "id_accuracy": row["domains"]["id"]["accuracy"],
+            "id_accuracy": row["domains"]["same site"]["accuracy"],
             "ood_mean_accuracy": pytest.approx(sum(ood) / 3),
             "ood_worst_accuracy": min(ood),
             "worst_log_loss": max(m["log_loss"] for m in row["domains"].values()),

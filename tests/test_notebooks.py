@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT
 
 import drm_min
-from notebooks import make_exercises, record
+from notebooks import helpers, make_exercises, record
 
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(path.name for path in FOLDER.glob("*.ipynb"))
@@ -394,10 +394,10 @@ WRONG = [  # exercise, answer, what the message must say of it
     (
         7,
         """
-        from notebooks.record import load, pick
+        from notebooks.helpers import load, pick
         ood = {}
         for name, lam in LAMBDAS.items():
-            ood[lam] = sum(row["splits"]["spurious"]["accuracy"] for row in pick(load()["rows"], name))
+            ood[lam] = sum(row["splits"]["place misleads"]["accuracy"] for row in pick(load()["rows"], name))
         return max(ood, key=ood.get)""",
         "opens a file",
     ),
@@ -607,43 +607,43 @@ def test_notebook_has_a_cell_that_is_too_long(name):
 
 
 def test_recorded_numbers_are_of_other_inputs_than_the_repository_has():
-    about, now = record.load()["about"], json.loads(json.dumps(record.inputs()))
+    about, now = helpers.load()["about"], json.loads(json.dumps(record.inputs()))
     assert {key: about[key] for key in now} == now, "run python notebooks/record.py"
     assert len(about["seeds"]) >= 5
 
 
 def test_recorded_rows_are_not_all_there():
-    rows = record.load()["rows"]
-    for name in record.TRAININGS:
-        assert [row["seed"] for row in record.pick(rows, name)] == list(record.SEEDS)
+    rows = helpers.load()["rows"]
+    for name in helpers.TRAININGS:
+        assert [row["seed"] for row in helpers.pick(rows, name)] == list(helpers.SEEDS)
     with pytest.raises(ValueError, match="not recorded"):
-        record.pick(rows, "erm", beta=0.123)
+        helpers.pick(rows, "erm", beta=0.123)
 
 
 @pytest.mark.slow
 def test_recording_crashes_or_writes_another_form(tmp_path):
-    record.record(tmp_path, [0], {"wrm": record.TRAININGS["wrm"]}, epochs=1)
-    made, kept = record.load(tmp_path), record.load()
+    record.record(tmp_path, [0], {"wrm": helpers.TRAININGS["wrm"]}, epochs=1)
+    made, kept = helpers.load(tmp_path), helpers.load()
     assert made["about"].keys() == kept["about"].keys()
     assert [(quality["training"], quality["seed"]) for quality in made["core_targets"]] == [("wrm", 0)]
-    predictions = record.load_predictions(tmp_path)
+    predictions = helpers.load_predictions(tmp_path)
     assert (
-        list(predictions) == ["wrm"] and predictions["wrm"].keys() == record.load_predictions()["wrm"].keys()
+        list(predictions) == ["wrm"] and predictions["wrm"].keys() == helpers.load_predictions()["wrm"].keys()
     )
-    for beta in record.BETAS:
+    for beta in helpers.BETAS:
         for name, alpha in (("zero-shot", 0.0), ("wrm", 1.0)):
-            now, was = (record.pick(of["rows"], name, beta, alpha)[0] for of in (made, kept))
+            now, was = (helpers.pick(of["rows"], name, beta, alpha)[0] for of in (made, kept))
             assert list(now) == list(was) and now["splits"].keys() == was["splits"].keys()
             if name == "zero-shot":  # it is not trained, so it is the same
-                now, was = (row["splits"]["id"]["accuracy"] for row in (now, was))
+                now, was = (row["splits"]["same site"]["accuracy"] for row in (now, was))
                 assert now == pytest.approx(was, abs=1e-3)
 
 
 @pytest.mark.parametrize("name", record.WITH_PREDICTIONS)
 def test_recorded_predictions_and_metrics_disagree(name, toy):
-    rows, predictions = record.load()["rows"], record.load_predictions()
+    rows, predictions = helpers.load()["rows"], helpers.load_predictions()
     for beta in (None, 0.0, 0.3, 1.0):
-        row = record.pick(rows, name, beta)[0]
+        row = helpers.pick(rows, name, beta)[0]
         for domain, split in toy.tests.items():
             again = drm_min.metrics(drm_min.mix(*predictions[name][domain], row["beta"]), split)
             for metric in record.KEPT:

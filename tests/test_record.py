@@ -7,7 +7,8 @@ import statistics
 import pytest
 from conftest import ROOT
 
-from notebooks import record
+from notebooks import helpers, record
+from notebooks.helpers import SHIFTED
 from support import report
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,15 +29,15 @@ def table_after(words):
 
 @pytest.mark.parametrize("name", record.RUNS)
 def test_runs_were_recorded_with_what_the_repository_holds(name):
-    recorded = record.load_run(name)
+    recorded = helpers.load_run(name)
     assert recorded["recorded"] == record.inputs()["sha256"], f"run python notebooks/record.py {name}"
-    assert {row["seed"] for row in recorded["results"]} == set(record.SEEDS)
+    assert {row["seed"] for row in recorded["results"]} == set(helpers.SEEDS)
 
 
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_of_readme_is_what_its_command_printed(name):
     heading, lines = table_after("`python drm_min.py " + " ".join(record.RUNS[name]) + "`")
-    printed, _, *rows = map(cells, report.table(record.load_run(name)))
+    printed, _, *rows = map(cells, report.table(helpers.load_run(name)))
     assert heading == printed and len(lines) >= 10
     assert [line for line in lines if line not in rows] == []
     assert {"ERM", "ERM + zero-shot concept head", "ERM, both heads mixed"} <= {line[0] for line in lines}
@@ -49,22 +50,22 @@ def test_the_table_of_three_clips_is_what_was_recorded():
 
 
 def test_the_table_of_descriptions_is_what_was_recorded():
-    rows, (_, lines) = record.load()["rows"], table_after("--descriptions descriptions/FILE`")
+    rows, (_, lines) = helpers.load()["rows"], table_after("--descriptions descriptions/FILE`")
 
     def said(training, value, digits=1):
-        values = [value(row["splits"]) for row in record.pick(rows, training)]
+        values = [value(row["splits"]) for row in helpers.pick(rows, training)]
         return f"{statistics.fmean(values):.{digits}f} ± {statistics.stdev(values):.{digits}f}"
 
     def ood(splits):
-        return 100 * statistics.fmean(splits[d]["accuracy"] for d in ("dim", "neutral", "spurious"))
+        return 100 * statistics.fmean(splits[d]["accuracy"] for d in SHIFTED)
 
     def worst(splits):
-        return max(splits[d]["log_loss"] for d in ("id", "dim", "neutral", "spurious"))
+        return max(splits[d]["log_loss"] for d in ("same site", *SHIFTED))
 
     for line, drm, wrm in zip(
         lines, ("drm-1", "shuffled", "context"), ("wrm", "wrm-shuffled", "wrm-context")
     ):
-        in_distribution = said(drm, lambda splits: 100 * splits["id"]["accuracy"])
+        in_distribution = said(drm, lambda splits: 100 * splits["same site"]["accuracy"])
         assert line[2:6] == [in_distribution, said(drm, ood), said(drm, worst, 2), said(wrm, ood)]
 
 
@@ -73,11 +74,8 @@ def test_readme_says_what_was_recorded_of_lambda_with_another_beta():
     numbers = []
     for training in ("drm-3", "drm-10"):
         for beta in (0.5, None):
-            rows = [row["splits"] for row in record.pick(record.load()["rows"], training, beta)]
-            of_seeds = [
-                100 * statistics.fmean(splits[d]["accuracy"] for d in ("dim", "neutral", "spurious"))
-                for splits in rows
-            ]
+            rows = [row["splits"] for row in helpers.pick(helpers.load()["rows"], training, beta)]
+            of_seeds = [100 * statistics.fmean(splits[d]["accuracy"] for d in SHIFTED) for splits in rows]
             numbers.append(f"{statistics.fmean(of_seeds):.1f}")
     assert re.findall(r"\d\d\.\d", said) == numbers
 
@@ -96,7 +94,7 @@ def leads(recorded, row, others, key="ood_mean_accuracy"):
 
 def test_the_default_core_targets_do_what_readme_says():
     """In points of OOD mean, paired by seed, beyond two standard errors where one is said to be ahead."""
-    clear, fog = record.load_run("rivals"), record.load_run("targets-fog")
+    clear, fog = helpers.load_run("rivals"), helpers.load_run("targets-fog")
     rows = report.by_name(clear["results"])
     behind = [name for name in rows if name[:3] in ("ERM", "WRM", "dua", "FLY") or "WiSE-FT" in name]
     behind.remove("ERM + zero-shot concept head")
@@ -109,19 +107,19 @@ def test_the_default_core_targets_do_what_readme_says():
         [(gain, se)] = leads(run, wrm, ["zero-shot, concept head"]).values()
         assert gain > 2 * se
     practical = [f"DRM, lambda 1, {name}" for name in ("softmax", "normalized", "label", "bootstrap")]
-    assert min(mean for mean, _ in leads(record.load_run("targets"), drm, practical).values()) > -0.5
+    assert min(mean for mean, _ in leads(helpers.load_run("targets"), drm, practical).values()) > -0.5
 
 
 def test_readme_says_what_was_recorded_of_wrm_alone_with_more_trust():
     said = README.split("`posterior` is a family")[1].split("\n- ")[0]
     for dataset in ("toy", "toy-fog"):
-        values = record.load_trust()[dataset, "wrm"][0.8]
+        values = helpers.load_trust()[dataset, "wrm"][0.8]
         assert f"{statistics.fmean(values):.1f} ± {statistics.stdev(values):.1f}" in said
 
 
 def test_recorded_trust_has_every_seed_and_its_ends():
     made = json.loads((record.FOLDER / "trust.json").read_text(encoding="utf-8"))
-    assert len(made) == 2 * 2 * len(record.TRUSTS) * len(record.SEEDS)
-    for curve in record.load_trust().values():
+    assert len(made) == 2 * 2 * len(record.TRUSTS) * len(helpers.SEEDS)
+    for curve in helpers.load_trust().values():
         assert list(curve) == sorted({0.0, record.TRUST, *record.TRUSTS} | ({1.0} & set(curve)))
-        assert all(len(values) == len(record.SEEDS) for values in curve.values())
+        assert all(len(values) == len(helpers.SEEDS) for values in curve.values())

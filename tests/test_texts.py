@@ -449,7 +449,7 @@ railway_bridge recreational_facility road_bridge runway shipyard shopping_mall s
 smokestack solar_farm space_facility stadium storage_tank surface_mine swimming_pool toll_booth tower
 tunnel_opening waste_disposal water_treatment_facility wind_farm zoo""".split()
 SHIPPED = {
-    "toy": list(toy_world.THINGS),
+    "toy": list(toy_world.OBJECTS),
     "cifar10": "airplane automobile bird cat deer dog frog horse ship truck".split(),
     "waterbirds": ["landbird", "waterbird"],
     "fmow": FMOW,

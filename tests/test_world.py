@@ -14,55 +14,55 @@ from toy import pretrain, world
 def test_domains_pair_things_and_places_as_they_say(g):
     for domain, (rho, share_visible) in world.DOMAINS.items():
         p = world.draw(4000, domain, g)
-        regular = (p.places == torch.tensor(world.CAMERA)[p.things]).float().mean().item()
+        regular = (p.places == torch.tensor(world.CAMERA)[p.objects]).float().mean().item()
         assert abs(regular - (0 if rho < 0 else rho + (1 - rho) / world.C)) < 0.03 and (
             rho >= 0 or regular == 0
         )
         assert abs(p.visible.float().mean().item() - share_visible) < 0.03
-        assert torch.bincount(p.things, minlength=world.C).min() > 400
+        assert torch.bincount(p.objects, minlength=world.C).min() > 400
 
 
 def test_oracle_is_one_hot_for_visible_things_and_uniform_for_hidden_ones(g):
-    p = world.draw(500, "id", g)
-    for thing, visible, truth in zip(p.things, p.visible, p.oracle):
-        expected = torch.eye(world.C)[thing] if visible else torch.full((world.C,), 1 / world.C)
+    p = world.draw(500, "same site", g)
+    for object, visible, truth in zip(p.objects, p.visible, p.oracle):
+        expected = torch.eye(world.C)[object] if visible else torch.full((world.C,), 1 / world.C)
         assert torch.equal(truth, expected)
 
 
 def test_oracle_is_what_the_generator_does(g):
-    """Where the place says nothing, each thing has a share of 1 / C among the hidden pictures of each place.
+    """Where the place says nothing, each object has a share of 1 / C among the hidden pictures of each place.
 
-    And hidden things leave hardly a trace: pictures with and without one differ by less than the noise.
+    And hidden objects leave hardly a trace: pictures with and without one differ by less than the noise.
     """
     p = world.draw(8000, (0.0, 0.0), g)
     for place in range(world.C):
-        share = torch.bincount(p.things[p.places == place], minlength=world.C) / (p.places == place).sum()
+        share = torch.bincount(p.objects[p.places == place], minlength=world.C) / (p.places == place).sum()
         assert (share - 1 / world.C).abs().max() < 0.05
-    things, places = torch.arange(world.C), torch.arange(world.C)
+    objects, places = torch.arange(world.C), torch.arange(world.C)
 
-    def painted(things, visible):
+    def painted(objects, visible):
         chance, shown = torch.Generator().manual_seed(1), torch.full((world.C,), visible)
-        return world.paint(things, places, shown, chance, 0.0, 0.0).float() / 255
+        return world.paint(objects, places, shown, chance, 0.0, 0.0).float() / 255
 
     def trace(visible):
-        return (painted(things, visible) - painted((things + 1) % world.C, visible)).abs().mean().item()
+        return (painted(objects, visible) - painted((objects + 1) % world.C, visible)).abs().mean().item()
 
     assert trace(False) < 0.005 and trace(True) > 8 * trace(False)
 
 
 def test_colour_and_position_carry_no_label(g):
-    """Things in one place, drawn from one seed: pictures differ where the shapes differ and nowhere else."""
+    """Objects in one place, drawn from one seed: pictures differ where the shapes differ and nowhere else."""
     same = torch.zeros(2, dtype=torch.long)
-    for thing in range(1, world.C):
+    for object in range(1, world.C):
         visible = torch.tensor([True, True])
         a = world.paint(same, same, visible, torch.Generator().manual_seed(3), 0.0, 0.0)
-        b = world.paint(same + thing, same, visible, torch.Generator().manual_seed(3), 0.0, 0.0)
+        b = world.paint(same + object, same, visible, torch.Generator().manual_seed(3), 0.0, 0.0)
         corners = slice(None, None, world.SIZE - 1)  # the first and the last, both ways
         assert torch.equal(a[..., corners, corners], b[..., corners, corners]) and not torch.equal(a, b)
 
 
 def test_same_seed_same_pictures_and_no_two_splits_alike(toy):
-    first, again, other = (world.draw(50, "id", torch.Generator().manual_seed(s)) for s in (5, 5, 6))
+    first, again, other = (world.draw(50, "same site", torch.Generator().manual_seed(s)) for s in (5, 5, 6))
     assert torch.equal(first.images, again.images) and not torch.equal(first.images, other.images)
     assert first.images.dtype == torch.uint8 and first.images.shape == (50, 3, 32, 32)
     splits = [toy.train, toy.val, *toy.tests.values()]
@@ -72,12 +72,12 @@ def test_same_seed_same_pictures_and_no_two_splits_alike(toy):
 # --------------------------------------------------------------------------------------------------- in fog
 
 
-def drawn(camera, n=2500, domain="id"):
+def drawn(camera, n=2500, domain="same site"):
     return world.draw(n, domain, torch.Generator().manual_seed(4), camera=camera)
 
 
 def test_fog_leaves_the_pictures_of_the_clear_camera_alone():
-    plain, clear = world.draw(1500, "id", torch.Generator().manual_seed(4)), drawn("toy", 1500)
+    plain, clear = world.draw(1500, "same site", torch.Generator().manual_seed(4)), drawn("toy", 1500)
     assert all(torch.equal(a, b) for a, b in zip(plain, clear))
     again = world.in_fog(clear.images, *world.CAMERAS["toy"])
     assert torch.equal(again, clear.images) and again.dtype == torch.uint8
@@ -85,7 +85,7 @@ def test_fog_leaves_the_pictures_of_the_clear_camera_alone():
 
 def test_fog_changes_what_is_seen_and_nothing_of_what_is_there():
     clear, fog = drawn("toy"), drawn("toy-fog")
-    for name in ("things", "places", "visible", "oracle"):
+    for name in ("objects", "places", "visible", "oracle"):
         assert torch.equal(getattr(clear, name), getattr(fog, name)), name
     assert fog.images.dtype == torch.uint8 and fog.images.shape == clear.images.shape
     before, after = ((p.images.float() - 127.5).flatten(1) for p in (clear, fog))
@@ -131,11 +131,11 @@ def test_the_data_set_in_fog_is_the_toy_world_in_fog(toy, monkeypatch):
 
 @torch.no_grad()
 def accuracies(model, prompts, camera):
-    """(zero-shot concept head, linear probe), on the same 2000 visible things in any place."""
+    """(zero-shot concept head, linear probe), on the same 2000 visible objects in any place."""
     g = torch.Generator().manual_seed(7)
     pictures = world.draw(8000, (0.0, 1.0), g, camera=camera)
-    split = drm_min.Split(pictures.images, pictures.things)
-    features, labels = drm_min.encode_images(model, split).double(), pictures.things
+    split = drm_min.Split(pictures.images, pictures.objects)
+    features, labels = drm_min.encode_images(model, split).double(), pictures.objects
     head = drm_min.build_head(model, prompts.concept).double()
     zero_shot = (features[6000:] @ head.T).argmax(1) == labels[6000:]
     train = features[:6000]
@@ -158,7 +158,7 @@ def accuracies(model, prompts, camera):
 
 
 def test_in_fog_features_know_more_than_the_zero_shot_head_says_and_in_clear_air_hardly(clip, prompts):
-    """Why fog is there: the image tower still sees the things, while their names no longer fit."""
+    """Why fog is there: the image tower still sees the objects, while their names no longer fit."""
     lead = {}
     for camera in world.CAMERAS:
         by_name, by_probe = accuracies(clip[0], prompts, camera)
@@ -170,13 +170,13 @@ def test_in_fog_features_know_more_than_the_zero_shot_head_says_and_in_clear_air
 
 
 def test_ceilings_are_those_of_a_guesser_who_knows_the_domain(monkeypatch):
-    """Visible things by sight, hidden ones by the place's most frequent thing: nobody does better."""
+    """Visible objects by sight, hidden ones by the place's most frequent object: nobody does better."""
     no_picture = torch.zeros(0, dtype=torch.uint8)  # nobody looks at them, and they take long
-    monkeypatch.setattr(world, "paint", lambda things, *_: no_picture.expand(len(things), 0))
+    monkeypatch.setattr(world, "paint", lambda objects, *_: no_picture.expand(len(objects), 0))
     for domain, (rho, _) in world.DOMAINS.items():
         p = world.draw(20000, (rho, 0.0), torch.Generator().manual_seed(9))
         table = torch.zeros(world.C, world.C).index_put_(
-            (p.places, p.things), torch.ones(20000), accumulate=True
+            (p.places, p.objects), torch.ones(20000), accumulate=True
         )
         by_place = (table.amax(1).sum() / table.sum()).item()
         share = world.DOMAINS[domain][1]
@@ -190,7 +190,7 @@ def test_descriptions_are_none_of_the_captions():
         for form, one, other in itertools.product(pretrain.DESCRIPTION_CAPTIONS, *parts):
             captions.add(form.format(one, other))
     assert len(captions) == 8 * 3 * 3 * 4
-    of_class = load_descriptions("descriptions/toy.json", {name: name for name in world.THINGS})
+    of_class = load_descriptions("descriptions/toy.json", {name: name for name in world.OBJECTS})
     shipped = set(itertools.chain(*of_class))
     assert len(shipped) == 16 and not shipped & captions
     places = {*world.PLACES, "slope", "snowy", "water", "grass", "sand"}

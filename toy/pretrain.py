@@ -2,9 +2,9 @@
 """Pre-train the tiny CLIP of the toy world: python toy/pretrain.py [--out FOLDER] [--seed N] [--steps N].
 
 What makes it behave like a CLIP of the web is only its data, image-caption pairs of three kinds:
-- names ("a photo of a ski."): the thing stands in nature's own place 80 % of the time and is often hard to
+- names ("a photo of a ski."): the object stands in nature's own place 80 % of the time and is often hard to
   see, so the name comes to mean the snow as well: the shortcut;
-- descriptions ("two long thin boards with ..."): the thing is visible in 80 % and stands in any place, so a
+- descriptions ("two long thin boards with ..."): the object is visible in 80 % and stands in any place, so a
   description means the shape, and an image without a shape fits all descriptions alike;
 - places ("a photo of a snowy slope.").
 Equal captions in a batch are all positives. The result is an ordinary open_clip folder.
@@ -63,7 +63,7 @@ PLACE_NAMES = (
     ("a coral reef", "turquoise water"),
     ("a sandy desert", "dunes"),
 )
-# For each thing, ways to write its two most telling parts; a caption joins one of each.
+# For each object, ways to write its two most telling parts; a caption joins one of each.
 DESCRIPTION_CAPTIONS = ("{} with {}", "it has {} and {}", "{}, {}", "{} next to {}")
 PARTS = (
     (
@@ -115,11 +115,11 @@ def captioned(n, g):
     ):
         p = world.draw(round(share * n), (rho, visible), g, regular=world.NATURE, noise=0.04, light=0.1)
         images.append(p.images)
-        for thing, place in zip(p.things.tolist(), p.places.tolist()):
+        for c, place in zip(p.objects.tolist(), p.places.tolist()):
             if kind == "name":
-                captions.append(pick(NAME_CAPTIONS).format(world.THINGS[thing]))
+                captions.append(pick(NAME_CAPTIONS).format(world.OBJECTS[c]))
             elif kind == "description":
-                captions.append(pick(DESCRIPTION_CAPTIONS).format(*map(pick, PARTS[thing])))
+                captions.append(pick(DESCRIPTION_CAPTIONS).format(*map(pick, PARTS[c])))
             else:
                 captions.append(pick(PLACE_CAPTIONS).format(pick(PLACE_NAMES[place])))
     return torch.cat(images), captions
@@ -127,22 +127,22 @@ def captioned(n, g):
 
 @torch.no_grad()
 def report(model, tokenizer):
-    """Zero-shot accuracy of each head on clean visible things, and what it makes of hidden ones."""
+    """Zero-shot accuracy of each head on clean visible objects, and what it makes of hidden ones."""
     model.eval()
     g = torch.Generator().manual_seed(12345)
     heads = {
-        "default head": [[f"a photo of a {name}."] for name in world.THINGS],
-        "concept head": load_descriptions("descriptions/toy.json", {name: name for name in world.THINGS}),
+        "default head": [[f"a photo of a {name}."] for name in world.OBJECTS],
+        "concept head": load_descriptions("descriptions/toy.json", {name: name for name in world.OBJECTS}),
     }
     clean = world.draw(2000, (0.0, 1.0), g, world.NATURE, 0.04, 0.1)
     hidden = world.draw(2000, (1.0, 0.0), g, world.NATURE, 0.04, 0.1)
     for name, texts in heads.items():
         head, s = build_head(model, tokenize(tokenizer, texts)), logit_scale(model)
-        right = (image_features(model, clean.images) @ head.T).argmax(1) == clean.things
+        right = (image_features(model, clean.images) @ head.T).argmax(1) == clean.objects
         p = (s * image_features(model, hidden.images) @ head.T).softmax(1).gather(1, hidden.places[:, None])
         print(
-            f"{name}: {100 * right.float().mean():.1f} % right on visible things in any place; "
-            f"a hidden thing's own place gets {p.mean():.2f} of the probability"
+            f"{name}: {100 * right.float().mean():.1f} % right on visible objects in any place; "
+            f"a hidden object's own place gets {p.mean():.2f} of the probability"
         )
     model.train()
 

@@ -1,10 +1,11 @@
 """A toy world whose truth is known.
 
-32 x 32 pictures of eight things (the core features x_c) in front of eight places (the non-core features x_n).
-Nature pairs them: skis go with snow. A camera pairs them otherwise: skis with the forest. The label is the
-thing, so a picture whose thing is hidden says nothing about the label but through its place, and p(y | x_c)
-is known for every picture: one-hot when the thing is visible, uniform when it is hidden. That is the oracle
-no real benchmark has. A second camera sees the same world in fog, where the tiny CLIP's texts fit badly.
+32 x 32 pictures of eight objects (the core features x_c) in front of eight places, their backgrounds (the
+non-core features x_n). Nature pairs them: skis go with snow. A camera pairs them otherwise: skis with the
+forest. The label is the object, so a picture whose object is hidden says nothing about the label but through
+its place, and p(y | x_c) is known for every picture: one-hot when the object is visible, uniform when it is
+hidden. That is the oracle no real benchmark has. A second camera sees the same world in fog, where the tiny
+CLIP's texts fit badly.
 
 `python toy/world.py` draws a sheet of it, toy/world.png.
 """
@@ -15,19 +16,24 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-THINGS = ("ski", "kite", "boat", "tent", "umbrella", "mushroom", "fish", "cactus")
+OBJECTS = ("ski", "kite", "boat", "tent", "umbrella", "mushroom", "fish", "cactus")
 PLACES = ("snow", "sky", "sea", "forest", "street", "meadow", "reef", "desert")
 SIZE = 32
-C = len(THINGS)
+C = len(OBJECTS)
 
-# where the web shows each thing, in its own place, and where the downstream camera usually sees it
+# where the web shows each object, in its own place, and where the downstream camera usually sees it
 NATURE = tuple(range(C))
 CAMERA = tuple((c + 3) % C for c in range(C))
 
-# domain -> (rho, share of visible things): the thing stands in its regular place with probability
-# rho + (1 - rho) / C, for rho = -1 never. Training, validation and test of `id` are drawn alike; the other
-# three are only ever tested on.
-DOMAINS = {"id": (0.8, 0.8), "dim": (0.8, 0.2), "neutral": (0.0, 0.8), "spurious": (-1.0, 0.8)}
+# domain -> (rho, share of visible objects): the object stands in its regular place with probability
+# rho + (1 - rho) / C, for rho = -1 never. Training and validation images are drawn as those of `same site`;
+# the other three are only ever tested on.
+DOMAINS = {
+    "same site": (0.8, 0.8),
+    "object hidden": (0.8, 0.2),
+    "place random": (0.0, 0.8),
+    "place misleads": (-1.0, 0.8),
+}
 
 # data set -> fog before its camera: contrast about mid-grey, and how many 3 x 3 mean filters come after
 CAMERAS = {"toy": (1.0, 0), "toy-fog": (0.16, 2)}
@@ -35,14 +41,14 @@ CAMERAS = {"toy": (1.0, 0), "toy-fog": (0.16, 2)}
 
 class Pictures(NamedTuple):
     images: torch.Tensor  # (N, 3, 32, 32) uint8
-    things: torch.Tensor  # (N,) the label
+    objects: torch.Tensor  # (N,) the label
     places: torch.Tensor  # (N,)
     visible: torch.Tensor  # (N,) bool
     oracle: torch.Tensor  # (N, C) p(y | x_c)
 
 
 def ceiling(domain):
-    """The best accuracy in a domain, even knowing which it is, for whoever cannot make out hidden things.
+    """The best accuracy in a domain, even knowing which it is, for whoever cannot make out hidden objects.
 
     Their trace of at most a tenth of the contrast, under the noise, leaves little.
     """
@@ -54,7 +60,7 @@ def ceiling(domain):
 def draw(n, domain, generator, regular=CAMERA, noise=0.08, light=0.25, camera="toy"):
     """Draw n pictures of a domain (a name, or a pair rho, share visible) as the camera sees them.
 
-    `regular[c]` is the place where thing c regularly stands. `noise` is the pixel noise (standard deviation,
+    `regular[c]` is the place where object c regularly stands. `noise` is the pixel noise (standard deviation,
     1 = full range) and `light` the strength of the camera's changes of brightness and tint. Labels are
     uniform in every domain.
     """
@@ -64,23 +70,23 @@ def draw(n, domain, generator, regular=CAMERA, noise=0.08, light=0.25, camera="t
         return Pictures(*map(torch.cat, zip(*pieces)))
     rho, share_visible = DOMAINS[domain] if isinstance(domain, str) else domain
     g = generator
-    things = torch.randint(C, (n,), generator=g)
-    regular_place = torch.tensor(regular)[things]
+    objects = torch.randint(C, (n,), generator=g)
+    regular_place = torch.tensor(regular)[objects]
     if rho < 0:  # any place but the regular one
         places = (regular_place + torch.randint(1, C, (n,), generator=g)) % C
     else:
         anywhere = torch.randint(C, (n,), generator=g)
         places = torch.where(torch.rand(n, generator=g) < rho, regular_place, anywhere)
     visible = torch.rand(n, generator=g) < share_visible
-    images = in_fog(paint(things, places, visible, g, noise, light), *CAMERAS[camera])
+    images = in_fog(paint(objects, places, visible, g, noise, light), *CAMERAS[camera])
     oracle = torch.full((n, C), 1 / C)
-    oracle[visible] = F.one_hot(things[visible], C).float()
-    return Pictures(images, things, places, visible, oracle)
+    oracle[visible] = F.one_hot(objects[visible], C).float()
+    return Pictures(images, objects, places, visible, oracle)
 
 
-def paint(things, places, visible, generator, noise, light):
-    """Things (N,) over places (N,) -> uint8 images (N, 3, 32, 32) of random colour, position, size, tilt."""
-    g, n = generator, len(things)
+def paint(objects, places, visible, generator, noise, light):
+    """Objects (N,) over places (N,) -> uint8 images (N, 3, 32, 32) of random colour, position, size, tilt."""
+    g, n = generator, len(objects)
 
     def uniform(low, high, *shape):
         return low + (high - low) * torch.rand(n, *shape, generator=g)
@@ -90,12 +96,12 @@ def paint(things, places, visible, generator, noise, light):
     y, x = torch.meshgrid(axis, axis, indexing="ij")  # (32, 32), x to the right and y downwards, both -1..1
 
     background = _places(places, x, y, uniform)  # (N, 3, 32, 32)
-    # The colour that stands out most from the place among six random ones: it says nothing about the thing.
+    # The colour that stands out most from the place among six random ones: it says nothing about the object.
     candidates = uniform(0.0, 1.0, 6, 3)
     gap = (candidates - background.mean((2, 3))[:, None]).norm(dim=-1)
     colour = candidates[torch.arange(n), gap.argmax(1)][:, :, None, None]  # (N, 3, 1, 1)
 
-    # From picture coordinates into the thing's own: shift, turn, scale, mirror.
+    # From picture coordinates into the object's own: shift, turn, scale, mirror.
     size, tilt = uniform(0.5, 0.75), uniform(-0.35, 0.35)
     mirror = torch.where(uniform(0, 1) < 0.5, -1.0, 1.0)
     dx = x - uniform(-0.3, 0.3)[:, None, None]
@@ -105,7 +111,7 @@ def paint(things, places, visible, generator, noise, light):
     v = (-sin * dx + cos * dy) / size[:, None, None]
     distance = torch.empty(n, SIZE, SIZE)
     for c, shape in enumerate(_SHAPES):
-        distance[things == c] = shape(u[things == c], v[things == c])
+        distance[objects == c] = shape(u[objects == c], v[objects == c])
     # Signed distance in pixels -> coverage: an edge one pixel wide, with no jagged steps to learn.
     coverage = (0.5 - distance * size[:, None, None] * SIZE / 2).clamp(0, 1)[:, None]
 
@@ -116,7 +122,7 @@ def paint(things, places, visible, generator, noise, light):
 
 
 def in_fog(images, contrast, blurs):
-    """uint8 images (N, 3, H, W) with less contrast, and blurred: the same things, seen worse."""
+    """uint8 images (N, 3, H, W) with less contrast, and blurred: the same objects, seen worse."""
     if (contrast, blurs) == (1.0, 0):
         return images
     hazy = 127.5 + contrast * (images.float() - 127.5)
@@ -125,7 +131,7 @@ def in_fog(images, contrast, blurs):
     return hazy.round().to(torch.uint8)
 
 
-# Shapes: signed distance (below zero inside) in the thing's own coordinates, about -1..1, u right and v down.
+# Shapes: signed distance (below zero inside) in the object's own coordinates, -1..1, u right and v down.
 def _box(u, v, half_width, half_height):
     return torch.maximum(u.abs() - half_width, v.abs() - half_height)
 
@@ -241,11 +247,11 @@ def _places(places, x, y, uniform):
 
 
 def sheet(path):
-    """A column a thing: in nature's place, the camera's and two others, hidden in the first two, in fog."""
+    """A column an object: in nature's place, the camera's and two others, hidden in the first two, in fog."""
     from matplotlib.figure import Figure
 
     g = torch.Generator().manual_seed(1)
-    things = torch.arange(C)
+    objects = torch.arange(C)
     rows = (
         ("nature's place", 0, True, "toy"),
         ("the camera's place", 3, True, "toy"),
@@ -257,12 +263,12 @@ def sheet(path):
     )
     figure = Figure(figsize=(9, 7.6), layout="constrained")
     for axes, (title, shift, seen, camera) in zip(figure.subplots(len(rows), C), rows):
-        images = paint(things, (things + shift) % C, torch.full((C,), seen), g, noise=0.08, light=0.25)
+        images = paint(objects, (objects + shift) % C, torch.full((C,), seen), g, noise=0.08, light=0.25)
         for c, image in enumerate(in_fog(images, *CAMERAS[camera])):
             axes[c].imshow(image.permute(1, 2, 0), interpolation="nearest")
             axes[c].set(xticks=[], yticks=[])
             if shift == 0 and seen:
-                axes[c].set_title(THINGS[c], fontsize=10)
+                axes[c].set_title(OBJECTS[c], fontsize=10)
         axes[0].set_ylabel(
             title.replace(", ", ",\n").replace(" place", "\nplace"),
             rotation=0,
