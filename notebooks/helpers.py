@@ -1,7 +1,7 @@
 """What the notebooks share, so that a cell shows one idea: style, tables, recorded trainings, pictures.
 
 The first part is for all notebooks; then each has a section of its own, for its figures and checks.
-`python notebooks/helpers.py` draws the diagram of the method, docs/method.png.
+`python notebooks/helpers.py` draws the pictures of README, docs/hero.png and docs/method.png.
 """
 
 import functools
@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import drm_min
+from support import report
 from support.report import METHODS
 from support.targets import TRUST
 from toy import world
@@ -265,7 +266,55 @@ def answers(training, domain):
     return drm_min.mix(*load_predictions()[training][domain], beta_of(training)).argmax(1)
 
 
-# ------------------------------------------------------------------------------------ a diagram of the method
+# ------------------------------------------------------------------------------------ the pictures of README
+
+
+def repaired_and_spoiled(domain="place misleads"):
+    """Numbers of the test images that DRM gets right and ERM wrong, and the other way round (seed 0)."""
+    labels = toy_data().tests[domain].labels
+    erm, drm = (answers(training, domain) == labels for training in ("erm", "drm-1"))
+    return (drm & ~erm).nonzero()[:, 0], (erm & ~drm).nonzero()[:, 0]
+
+
+def hero():
+    """The top picture: what a moved background does to ERM and DRM, and four methods in four domains."""
+    data, names = toy_data(), list(toy_data().classes)
+    train, test = data.train, data.tests["place misleads"]
+    said = {name: answers(name, "place misleads") for name in ("erm", "drm-1")}
+    repaired = [i for i in repaired_and_spoiled()[0].tolist() if test.groups["visible"][i]]
+    figure = plt.figure(figsize=(12, 4.4))
+    left, right = figure.subfigures(1, 2, width_ratios=[1.15, 1])
+    left.suptitle("The background moves, the class does not", weight="bold")
+    panels = left.subplots(2, 4)
+    for j, name in enumerate(("boat", "mushroom", "fish", "cactus")):
+        c = names.index(name)
+        seen = int(((train.labels == c) & train.groups["visible"]).nonzero()[0])
+        new = next(i for i in repaired if test.labels[i] == c)
+        for i, image in enumerate((train.images[seen], test.images[new])):
+            plain(panels[i, j]).imshow(image.permute(1, 2, 0), interpolation="nearest")
+        panels[0, j].set_title(name)
+        erm, drm = (names[int(said[training][new])] for training in ("erm", "drm-1"))
+        panels[1, j].set_xlabel(f"ERM: {erm} ✗\nDRM: {drm} ✓", fontsize=11)
+    panels[0, 0].set_ylabel("training")
+    panels[1, 0].set_ylabel("new site")
+    axes = right.subplots()
+    right.suptitle("Accuracy (%), five seeds; the worst is printed", weight="bold")
+    rows = report.by_name(load_run("rivals")["results"])
+    shown = {"erm": "ERM", "wrm": "WRM", "ensemble": "ERM + zero-shot concept head", "drm": "DRM, lambda 1"}
+    for k, (method, row) in enumerate(shown.items()):
+        values = [[100 * r["domains"][domain]["accuracy"] for r in rows[row]] for domain in DOMAINS]
+        means = [statistics.fmean(of_seeds) for of_seeds in values]
+        x = [i + 0.2 * (k - 1.5) for i in range(4)]
+        spreads = [statistics.stdev(of_seeds) for of_seeds in values]
+        label = "two models *" if method == "ensemble" else METHODS[method][0]
+        axes.bar(x, means, 0.18, yerr=spreads, color=METHODS[method][1], label=label, capsize=2)
+        worst = min(range(4), key=means.__getitem__)
+        axes.text(x[worst], means[worst] + 3, f"{means[worst]:.0f}", ha="center", weight="bold")
+    axes.set(xticks=range(4), ylim=(0, 112), yticks=range(0, 101, 20))
+    axes.set_xticklabels([domain.replace(" ", "\n") for domain in DOMAINS])
+    axes.grid(False, axis="x")
+    axes.legend(loc="upper center", ncols=4, columnspacing=1, handlelength=1, fontsize=11)
+    return figure
 
 
 def diagram():
@@ -352,4 +401,5 @@ def diagram():
 if __name__ == "__main__":
     style()
     (ROOT / "docs").mkdir(exist_ok=True)
-    diagram().savefig(ROOT / "docs" / "method.png", dpi=100)
+    for draw, name in ((hero, "hero"), (diagram, "method")):
+        draw().savefig(ROOT / "docs" / f"{name}.png", dpi=100)
