@@ -145,12 +145,12 @@ def test_predict_refuses_in_one_line(done, tmp_path, monkeypatch, capfd, words, 
     assert drm_min.main(["--predict", "x.png", "--model", "ViT-B-32"]) == 2
 
 
-def test_the_lines_of_readme_that_need_open_clip_alone_say_the_same(done, tmp_path):
+def test_the_lines_of_your_data_that_need_open_clip_alone_say_the_same(done, tmp_path):
     model = done[0] / DRM / "model"
     noise(tmp_path / "a.png", 5, (32, 32))
     assert asked(tmp_path / "out", model, tmp_path / "a.png") == 0
     [said] = rows_in(tmp_path / "out/predictions.csv")
-    code = (ROOT / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    code = (ROOT / "docs/your_data.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
     words = [sys.executable, "-c", code, str(model), str(tmp_path / "a.png")]
     printed = subprocess.run(words, capture_output=True, text=True, check=True, cwd=tmp_path).stdout.split()
     assert printed[0] == said["prediction"]

@@ -1,4 +1,4 @@
-"""What notebooks/record.py recorded: it is of this repository, README's tables are it, and it says so."""
+"""What notebooks/record.py recorded: it is of this repository, and docs/results.md says no more."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from notebooks import helpers, record
 from notebooks.helpers import SHIFTED
 from support import report
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = (ROOT / "docs/results.md").read_text(encoding="utf-8")
 TABLES = [name for name in record.RUNS if name != "sweep"]  # that one is a picture
 
 
@@ -20,9 +20,9 @@ def cells(line):
 
 
 def table_after(words):
-    """The first table of README after these words, as cells, without the line under its heading."""
-    assert README.count(words) == 1, f"README says {README.count(words)} times: {words}"
-    first = re.search(r"(?:^\|.*\n)+", README.split(words)[1], re.MULTILINE)
+    """The first table of docs/results.md after these words, as cells, without the line under its heading."""
+    assert RESULTS.count(words) == 1, f"the page says {RESULTS.count(words)} times: {words}"
+    first = re.search(r"(?:^\|.*\n)+", RESULTS.split(words)[1], re.MULTILINE)
     heading, _, *lines = map(cells, first.group().splitlines())
     return heading, lines
 
@@ -35,7 +35,7 @@ def test_runs_were_recorded_with_what_the_repository_holds(name):
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_table_of_readme_is_what_its_command_printed(name):
+def test_a_table_of_results_is_what_its_command_printed(name):
     heading, lines = table_after("`python drm_min.py " + " ".join(record.RUNS[name]) + "`")
     printed, _, *rows = map(cells, report.table(helpers.load_run(name)))
     assert heading == printed and len(lines) >= 10
@@ -69,8 +69,8 @@ def test_the_table_of_descriptions_is_what_was_recorded():
         assert line[2:6] == [in_distribution, said(drm, ood), said(drm, worst, 2), said(wrm, ood)]
 
 
-def test_readme_says_what_was_recorded_of_lambda_with_another_beta():
-    said = README.split("with `--beta 0.5` the OOD mean is")[1].split("([notebook 5]")[0]
+def test_results_say_what_was_recorded_of_lambda_with_another_beta():
+    said = RESULTS.split("with `--beta 0.5` the OOD mean is")[1].split("([notebook 5]")[0]
     numbers = []
     for training in ("drm-3", "drm-10"):
         for beta in (0.5, None):
@@ -92,7 +92,7 @@ def leads(recorded, row, others, key="ood_mean_accuracy"):
     return found
 
 
-def test_the_default_core_targets_do_what_readme_says():
+def test_the_default_core_targets_do_what_results_say():
     """In points of OOD mean, paired by seed, beyond two standard errors where one is said to be ahead."""
     clear, fog = helpers.load_run("rivals"), helpers.load_run("targets-fog")
     rows = report.by_name(clear["results"])
@@ -110,8 +110,8 @@ def test_the_default_core_targets_do_what_readme_says():
     assert min(mean for mean, _ in leads(helpers.load_run("targets"), drm, practical).values()) > -0.5
 
 
-def test_readme_says_what_was_recorded_of_wrm_alone_with_more_trust():
-    said = README.split("`posterior` is a family")[1].split("\n- ")[0]
+def test_results_say_what_was_recorded_of_wrm_alone_with_more_trust():
+    said = RESULTS.split("`posterior` is a family")[1].split("\n- ")[0]
     for dataset in ("toy", "toy-fog"):
         values = helpers.load_trust()[dataset, "wrm"][0.8]
         assert f"{statistics.fmean(values):.1f} ± {statistics.stdev(values):.1f}" in said
@@ -121,5 +121,5 @@ def test_recorded_trust_has_every_seed_and_its_ends():
     made = json.loads((record.FOLDER / "trust.json").read_text(encoding="utf-8"))
     assert len(made) == 2 * 2 * len(record.TRUSTS) * len(helpers.SEEDS)
     for curve in helpers.load_trust().values():
-        assert list(curve) == sorted({0.0, record.TRUST, *record.TRUSTS} | ({1.0} & set(curve)))
+        assert list(curve) == sorted({0.0, helpers.TRUST, *record.TRUSTS} | ({1.0} & set(curve)))
         assert all(len(values) == len(helpers.SEEDS) for values in curve.values())
