@@ -118,7 +118,7 @@ def core_targets(estimator, features, labels, head, scale, oracle=None):
         return features[batch].to(head) @ head[classes].T  # (B, C): cosines
 
     def softmax(batch):  # what the zero-shot concept head says
-        return (scale * affinity(batch)).softmax(1)
+        return (scale * affinity(batch)).softmax(1).detach()
 
     def onehot(batch):  # the label, whatever made it: WRM becomes a second ERM
         return F.one_hot(labels[batch], len(head)).to(head)
@@ -213,16 +213,17 @@ def batch_gradients(model, images, labels, batch, prompts, targets_of, job, half
     if job.loss == "flyp-released":  # a row an image: even images of one class are each other's negatives
         default_head, rows = default_head[rows], torch.arange(len(labels), device=labels.device)
     total = torch.zeros(3, device=labels.device)
-    for part in torch.arange(len(labels)).chunk(config.accumulate):
-        some = images[part].to(labels.device, non_blocking=True)
+    parts = (of_all.chunk(config.accumulate) for of_all in (images, rows, batch))
+    for some, own_rows, numbers in zip(*parts):
+        some = some.to(labels.device, non_blocking=True)
         with half.autocast:
             features = image_features(model, some).float()  # (B, D)
-        p_c = targets_of(batch[part]) if concept_head is not None else None  # (B, C)
+        p_c = targets_of(numbers) if concept_head is not None else None  # (B, C)
         if p_c is not None and classes is not None:
             p_c = p_c[:, classes]  # (B, K), normalised in the loss
         scale = logit_scale(model)
-        losses = dual_loss(features, default_head, concept_head, scale, rows[part], p_c, job.lam, risk)
-        losses = torch.stack(losses) * (len(part) / len(labels))
+        losses = dual_loss(features, default_head, concept_head, scale, own_rows, p_c, job.lam, risk)
+        losses = torch.stack(losses) * (len(numbers) / len(labels))
         half.scaler.scale(losses[0]).backward()
         total += losses.detach()
     for name, head in built.items():  # all of the text tower's gradient

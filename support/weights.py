@@ -89,9 +89,10 @@ def encode_text(model, tokens):
     mask = getattr(tower, "attn_mask", None)
     if pool != "argmax" or mask is None or getattr(tower, "cls_emb", None) is not None:
         return model.encode_text(tokens, normalize=True)
-    lengths = tokens.argmax(1) + 1  # the end token has the largest id
+    # The end token has the largest id. On the CPU: a GPU then waits once, not for each part.
+    lengths = (tokens.argmax(1) + 1).cpu()
     parts = max(1, min(8, len(tokens) // 32))
-    order = lengths.argsort() if parts > 1 else torch.arange(len(tokens), device=tokens.device)
+    order = lengths.argsort() if parts > 1 else torch.arange(len(tokens))
     features = []
     for part in order.chunk(parts):
         n = int(lengths[part].max())

@@ -4,10 +4,11 @@
     python tests/bench.py                          all of it (on two cores, have lunch)
     python tests/bench.py --only drm_vs text       the parts whose names begin so
     python tests/bench.py --json ratios.json       and {"name": {"ratio": ...}} to a file
+    python tests/bench.py --model ViT-B-16         another model; a GPU has the memory for it
 
 The model is open_clip's ViT-B/32 with random weights, on which no time depends. What is compared takes turns
 in one process, so that a slow minute is everyone's; a ratio is that of the fastest of each. Steps are those
-of drm_min.train itself. On a GPU the same runs there.
+of drm_min.train itself. On a GPU the same runs there, and tests/gpu.py measures what only a GPU can tell.
 """
 
 import argparse
@@ -21,11 +22,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import open_clip
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -37,6 +40,7 @@ from support.images import ImageFiles, image_batches
 from support.weights import encode_text, pick_device
 
 DEVICE = pick_device("auto")
+MODEL = ["ViT-B-32"]  # the name that new_model() builds, as --model says
 ERM = drm_min.Job("erm", 0, ("default",), 0.0, 1.0)
 DRM = drm_min.Job("drm", 0, ("default", "concept"), 1.0, 0.5, "softmax")
 
@@ -70,7 +74,11 @@ def fastest(rounds, **runs):
 
 def new_model():
     torch.manual_seed(0)
-    return open_clip.create_model("ViT-B-32").to(DEVICE)
+    return open_clip.create_model(MODEL[0]).to(DEVICE)
+
+
+def image_size():
+    return open_clip.get_model_config(MODEL[0])["vision_cfg"]["image_size"]
 
 
 def classes_in(prompts):
@@ -86,9 +94,9 @@ def prompts_of(dataset, classes=None):
 
 
 def a_batch(classes, size):
-    """Images (B, 3, 224, 224), uint8, and labels (B,), evenly of all classes or, with more, of B of them."""
+    """Images (B, 3, H, W), uint8, and labels (B,), evenly of all classes or, with more, of B of them."""
     g = torch.Generator().manual_seed(0)
-    images = torch.randint(256, (size, 3, 224, 224), generator=g, dtype=torch.uint8)
+    images = torch.randint(256, (size, 3, image_size(), image_size()), generator=g, dtype=torch.uint8)
     return images, torch.randperm(max(classes, size), generator=g)[:size] % classes
 
 
@@ -224,6 +232,145 @@ def classes(rounds):
         s = fastest(1, erm=lambda steps=steps: steps(ERM), drm=lambda steps=steps: steps(DRM))
         name = f"drm_vs_erm, {classes_in(prompts)} classes, --loss {loss}{said}"
         yield name, s["drm"] / s["erm"], f"DRM {s['drm']:.2f} s, ERM {s['erm']:.2f} s; {dataset}, batch 32"
+
+
+def transformer_flops(width, layers, context):
+    """Floating-point operations of one token's way forward through a transformer, attention included."""
+    return layers * (2 * 12 * width**2 + 4 * context * width)
+
+
+def flops():
+    """-> (of an image, of a token of text) forward, from the shapes of the model."""
+    config = open_clip.get_model_config(MODEL[0])
+    vision, text = config["vision_cfg"], config["text_cfg"]
+    patches = (vision["image_size"] // vision["patch_size"]) ** 2
+    embed = 2 * patches * 3 * vision["patch_size"] ** 2 * vision["width"]
+    image = (patches + 1) * transformer_flops(vision["width"], vision["layers"], patches + 1) + embed
+    return image, transformer_flops(text["width"], text["layers"], 20)
+
+
+def tokens_of(texts):
+    """All tokens of a head's texts, each up to its end."""
+    return int((texts.tokens.argmax(1) + 1).sum())
+
+
+RECIPES = {"fmow": 256, "iwildcam": 256, "imagenet": 512}  # FLYP's batches
+
+
+def recipes(rounds):
+    """DRM's step against ERM's at the recipes' batches: by arithmetic, and measured, a step each."""
+    image, token = flops()
+    for dataset, size in RECIPES.items():
+        prompts = prompts_of(dataset)
+        default, concept = map(tokens_of, prompts)
+        erm = size * image + default * token
+        counted = (erm + concept * token) / erm
+        how = {"size": size, "steps": 2, "accumulate": 1 if DEVICE.type == "cuda" else size // 64}
+        s = fastest(
+            1,
+            erm=lambda how=how, prompts=prompts: our_steps(prompts, ERM, **how),
+            drm=lambda how=how, prompts=prompts: our_steps(prompts, DRM, **how),
+        )
+        ratio = s["drm"] / s["erm"]
+        said = f"by arithmetic {counted:.2f}; DRM {s['drm']:.1f} s, ERM {s['erm']:.1f} s; "
+        said += (
+            f"{default} tokens of names, {concept} of descriptions; --accumulate {how['accumulate']} in both"
+        )
+        name = f"recipe: {dataset}, {classes_in(prompts)} classes, batch {size}"
+        yield name, ratio, said
+        share = 3 * concept * token / (3 * (erm + concept * token))
+        yield (
+            f"recipe: {dataset}, the descriptions' share",
+            share,
+            "of a DRM step's operations, by arithmetic",
+        )
+
+
+def packed(model, tokens, room=512):
+    """Tokens (T, L) -> unit text embeddings (T, D), without any padding: texts one behind the other, in
+    sequences of about `room` tokens, each seeing itself alone (a block-diagonal causal mask). To compare."""
+    lengths = (tokens.argmax(1) + 1).tolist()
+    features, first = [], 0
+    while first < len(lengths):
+        last, n = first, 0
+        while last < len(lengths) and (n == 0 or n + lengths[last] <= room):
+            n += lengths[last]
+            last += 1
+        own = torch.tensor(lengths[first:last], device=tokens.device)
+        text = torch.repeat_interleave(torch.arange(last - first, device=tokens.device), own)  # (n,)
+        starts = own.cumsum(0) - own
+        place = torch.arange(n, device=tokens.device) - starts[text]
+        sees = (text[:, None] == text[None]) & (place[:, None] >= place[None])
+        mask = torch.zeros(n, n, device=tokens.device).masked_fill_(~sees, float("-inf"))
+        x = model.token_embedding(tokens[first + text, place]) + model.positional_embedding[place]
+        x = model.ln_final(model.transformer(x[None], attn_mask=mask))[0]
+        features.append(x[starts + own - 1] @ model.text_projection)
+        first = last
+    return F.normalize(torch.cat(features), dim=-1)
+
+
+def text_choices(rounds):
+    """What might make the text tower cheaper, each against encode_text as it is."""
+    for dataset, n in (("iwildcam", 182), ("imagenet", 250)):
+        prompts, model = prompts_of(dataset, n), new_model()
+        both = torch.cat([texts.tokens for texts in prompts])
+
+        def as_it_is(prompts=prompts, model=model):
+            for texts in prompts:
+                encode_text(model, texts.tokens).sum().backward()
+
+        def one_pass(both=both, model=model):
+            encode_text(model, both).sum().backward()
+
+        def no_padding(prompts=prompts, model=model):
+            for texts in prompts:
+                packed(model, texts.tokens).sum().backward()
+
+        def checkpointed(prompts=prompts, model=model):
+            model.transformer.grad_checkpointing = True
+            as_it_is(prompts, model)
+            model.transformer.grad_checkpointing = False
+
+        def bf16(prompts=prompts, model=model):
+            with torch.autocast(DEVICE.type, torch.bfloat16):
+                as_it_is(prompts, model)
+
+        runs = dict(as_it_is=as_it_is, one_pass=one_pass, no_padding=no_padding)
+        s = fastest(rounds, **runs, checkpointed=checkpointed, bf16=bf16)
+        for name, what in (
+            ("one_pass", "both heads' texts in one pass"),
+            ("no_padding", "packed without padding, block-diagonal mask"),
+            ("checkpointed", "checkpointing of the text tower alone"),
+            ("bf16", "the text tower in bf16"),
+        ):
+            said = f"{s[name]:.2f} s against {s['as_it_is']:.2f} s, forward and backward; {n} classes"
+            yield f"text, {dataset}: {what}", s[name] / s["as_it_is"], said
+
+
+def photos(rounds):
+    """Large JPEGs through the loader as it is, in Pillow's draft mode, against whole pictures."""
+    model, g = new_model(), torch.Generator().manual_seed(0)
+    std = sum(open_clip.get_model_preprocess_cfg(model)["std"]) / 3
+    for width, height in ((640, 480), (2048, 1536), (4000, 3000)):
+        with tempfile.TemporaryDirectory() as folder:
+            noise = torch.randint(256, (height // 16, width // 16, 3), dtype=torch.uint8, generator=g)
+            path = f"{folder}/a.jpg"
+            Image.fromarray(noise.numpy()).resize((width, height), Image.BICUBIC).save(path, quality=90)
+            split = drm_min.Split(ImageFiles([path] * 8, workers=0), torch.zeros(8, dtype=torch.int64))
+            read = {}
+
+            def draft(split=split, read=read):
+                [(_, read["draft"])] = image_batches(model, split, [torch.arange(8)])
+
+            def whole(split=split, read=read):
+                with patch.object(JpegImageFile, "draft", lambda *_: None):
+                    [(_, read["whole"])] = image_batches(model, split, [torch.arange(8)])
+
+            s = fastest(rounds, draft=draft, whole=whole)
+            changed = (read["draft"].float() - read["whole"].float()).abs().mean().item() / 255 / std
+            said = f"{1000 * s['draft'] / 8:.1f} ms an image against {1000 * s['whole'] / 8:.1f} whole"
+            said += f"; a pixel changes by {changed:.4f} standard deviations"
+            yield f"photo of {width} x {height}", s["draft"] / s["whole"], said
 
 
 def two_heads_vs_two_passes(rounds):
@@ -371,8 +518,8 @@ def toy_job(rounds):
 
 
 PARTS = (
-    *(drm_vs, split_of_a_step, classes, two_heads_vs_two_passes, text_trimmed_vs_full, memory, loader),
-    *(choices, toy_job),
+    *(drm_vs, split_of_a_step, classes, recipes, two_heads_vs_two_passes, text_trimmed_vs_full),
+    *(text_choices, memory, loader, photos, choices, toy_job),
 )
 
 
@@ -381,8 +528,10 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--only", nargs="+", metavar="PART", help=f"parts whose names begin so: {names}")
     parser.add_argument("--json", metavar="FILE", help='write {"name": {"ratio": ...}} too')
+    parser.add_argument("--model", default=MODEL[0], help="open_clip's name of a ViT [default: %(default)s]")
     parser.add_argument("--rounds", type=int, default=2, metavar="N", help="turns that count [default: 2]")
     args = parser.parse_args(argv)
+    MODEL[0] = args.model
     wanted = tuple(args.only or [""])
     parts = [part for part in PARTS if part.__name__.startswith(wanted)]
     if not parts:
