@@ -390,14 +390,15 @@ def show_domains(joint, rhos):
     plt.show()
 
 
-def show_tables(predictors, title):
+def show_tables(predictors):
     """What predictors, tables (3, 2, 2) by method, answer to the six kinds of image."""
     figure, axes = plt.subplots(figsize=(8.5, 3.8))
     for method, q in predictors.items():
         name, colour, marker = METHODS[method]
         axes.plot(q[..., 0].flatten(), range(6), marker, color=colour, markersize=10, label=name)
     axes.axvline(0.5, color="black", linewidth=0.8)
-    axes.set(xlim=(-0.03, 1.03), title=title, xlabel="probability of ski, q(ski | x)")
+    axes.set(xlim=(-0.03, 1.03), xlabel="probability of ski, q(ski | x)")
+    axes.set(title="ERM follows the place, $p_c$ the shape")
     axes.set_yticks(range(6), KINDS)
     axes.invert_yaxis()
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
