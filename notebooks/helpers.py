@@ -379,6 +379,212 @@ def diagram():
 
 # ------------------------------------------------------------------------------------------------ notebook 1
 
+KINDS = [f"{core}, {place}" for core in ("boards", "hull", "unclear") for place in ("snow", "sea")]
+
+
+def objects_of_places(domain):
+    """The object that regularly stands at the place of each test image of the first seed: (N,) classes."""
+    stream = torch.Generator().manual_seed(2 + DOMAINS.index(domain))  # as drm_min.toy_data draws them
+    places = world.draw(2000, domain, stream).places
+    return torch.tensor([world.CAMERA.index(place) for place in range(world.C)])[places]
+
+
+def show_repaired(domain, numbers):
+    """Test images, by their numbers, each above two training images at the regular places.
+
+    Below each stand ERM's and DRM's answers. The first training image has the same class, the second the
+    class that ERM answers.
+    """
+    split = toy_data().tests[domain]
+    erm, drm = answers("erm", domain)[numbers], answers("drm-1", domain)[numbers]
+    labels = split.labels[numbers]
+    drawn = world.draw(1000, "same site", torch.Generator().manual_seed(0))  # the first training images
+    regular = drawn.visible & (drawn.places == torch.tensor(world.CAMERA)[drawn.objects])
+
+    def trained_on(classes):
+        return [drawn.images[regular & (drawn.objects == c)][2] for c in classes]
+
+    names = [[world.OBJECTS[c] for c in classes] for classes in (labels, erm, drm)]
+    rows = [split.images[numbers], trained_on(labels), trained_on(erm)]
+    below = [[f"ERM: {e}\nDRM: {d}" for _, e, d in zip(*names)], *names[:2]]
+    titles = ("test images", "training images, the same class", "training images, ERM's answer")
+    figure = plt.figure(figsize=(1.8 * len(numbers), 7.4))
+    for part, images, words, title in zip(
+        figure.subfigures(3, 1, height_ratios=(1.2, 1, 1)), rows, below, titles
+    ):
+        part.suptitle(title, fontsize=12, weight="bold")
+        for axes, image, word in zip(part.subplots(1, len(numbers)), images, words):
+            plain(axes).imshow(image.permute(1, 2, 0), interpolation="nearest")
+            axes.set_xlabel(word, fontsize=12)
+    plt.show()
+
+
+def show_domains(joint, rhos):
+    """How often each kind of image comes with each label, out of 600, in some domains of two places.
+
+    joint: rho -> p_rho(x_c, x_n, y), (3, 2, 2); rhos: rho -> the name of the domain.
+    """
+    figure, panels = plt.subplots(1, len(rhos), figsize=(10, 3.9), sharey=True)
+    for axes, (rho, name) in zip(panels, rhos.items()):
+        counts = (600 * joint(rho)).view(6, 2)
+        axes.imshow(counts, cmap="Blues", vmin=0, vmax=400, aspect="auto")
+        for i in range(6):
+            for j in range(2):
+                axes.text(j, i, f"{counts[i, j]:.0f}", ha="center", va="center")
+        axes.set(title=f"ρ = {rho:g}: {name}", xticks=(0, 1), xticklabels=("ski", "boat"))
+        axes.grid(False)
+    panels[0].set_yticks(range(6), KINDS)
+    panels[0].set_ylabel("what one sees, x")
+    figure.supxlabel("label y (number of images out of 600)", fontsize=12)
+    plt.show()
+
+
+def show_tables(predictors):
+    """What predictors, tables (3, 2, 2) by method, answer to the six kinds of image."""
+    figure, axes = plt.subplots(figsize=(8.5, 3.8))
+    for method, q in predictors.items():
+        name, colour, marker = METHODS[method]
+        axes.plot(q[..., 0].flatten(), range(6), marker, color=colour, markersize=10, label=name)
+    axes.axvline(0.5, color="black", linewidth=0.8)
+    axes.set(xlim=(-0.03, 1.03), xlabel="probability of ski, q(ski | x)")
+    axes.set(title="ERM follows the place, $p_c$ the shape")
+    axes.set_yticks(range(6), KINDS)
+    axes.invert_yaxis()
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    plt.show()
+
+
+def show_minimax(rivals, tuned, flat):
+    """Risk of predictors over rho, straight lines between the risks (N, 2) at -1 and 1; p_c's is flat.
+
+    rivals are thin, and tuned, the best of some domain each, dashed.
+    """
+    _, colour, _ = METHODS["wrm"]
+    figure, axes = plt.subplots(figsize=(8.5, 4.4))
+    axes.plot((-1, 1), rivals.T, color="#777777", linewidth=0.8, alpha=0.45)
+    axes.plot((-1, 1), tuned.T, "k--", linewidth=1.5)
+    axes.plot((-1, 1), (flat, flat), color=colour, linewidth=4)
+    axes.plot(0, flat, "o", color="black", markersize=8, zorder=5)
+    frame = {"color": "white", "pad": 2}
+    text = "at ρ = 0 every line is here or above"
+    arrow = {"arrowstyle": "->"}
+    axes.annotate(text, (0, flat), (0, 0.08), ha="center", arrowprops=arrow, bbox=frame)
+    axes.text(1.04, flat, "$p_c$", color=colour, va="center", weight="bold", fontsize=14)
+    axes.set(xlim=(-1, 1), ylim=(0, 2.4), xlabel="domain ρ", ylabel="risk (nats)")
+    axes.set(title="Each line is a predictor: every one reaches the height of $p_c$")
+    plt.show()
+
+
+def show_proxy(proxies, worst, named):
+    """R_w against the worst-case risk: many predictors (N,) each; named: method -> (R_w, worst case)."""
+    figure, axes = plt.subplots(figsize=(7.5, 4.6))
+    axes.plot(proxies, worst, ".", color="#aaaaaa", markersize=3, label="random")
+    axes.plot((0, 3), (0, 3), "k-", linewidth=1.2, label="equal")
+    for method, (x, y) in named.items():
+        name, colour, marker = METHODS[method]
+        axes.plot(x, y, marker, color=colour, markersize=11, markeredgecolor="white", label=name)
+    axes.set(xlim=(0.4, 1.5), ylim=(0.3, 2.6), xlabel="$R_w$, on source images (nats)")
+    axes.set(ylabel="worst-case risk over all ρ (nats)", title="Other values, the same lowest point: $p_c$")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    plt.show()
+
+
+def show_targets(targets):
+    """Cross-entropy of one kind of image over q(ski | x), for targets p(ski | x) by method."""
+    figure, axes = plt.subplots(figsize=(8, 4.2))
+    t = torch.linspace(0.005, 0.995, 400, dtype=torch.double)
+    for method, goal in targets.items():
+        name, colour, marker = METHODS[method]
+        axes.plot(t, -goal * t.log() - (1 - goal) * (1 - t).log(), color=colour)
+        low = -(torch.xlogy(goal, goal) + torch.xlogy(1 - goal, 1 - goal))
+        axes.plot(goal, low, marker, color=colour, markersize=11, label=f"{name}, lowest at {goal:.3f}")
+    axes.set(xlim=(0, 1), ylim=(0, 2.5), xlabel="q(ski | boards, sea)", ylabel="cross-entropy (nats)")
+    axes.set(title="One kind of image, three targets: boards at sea")
+    axes.legend(loc="upper center")
+    plt.show()
+
+
+def show_cases(cases):
+    """Log losses and accuracies in four panels: (title, {method: (nats, accuracy in %)}) each, row by row."""
+    figure, panels = plt.subplots(2, 2, figsize=(10, 5), sharex=True)
+    for axes, (title, of_method) in zip(panels.flat, cases):
+        for i, (method, (nats, percent)) in enumerate(of_method.items()):
+            axes.barh(i, nats, color=METHODS[method][1], height=0.6)
+            axes.text(nats + 0.08, i, f"{nats:.2f} ({percent:.0f} %)", va="center")
+        names = [METHODS[method][0] for method in of_method]
+        axes.set(yticks=range(3), yticklabels=names, ylim=(2.6, -0.6), xlim=(0, 4), title=title)
+        axes.grid(False)
+    figure.supxlabel("log loss (nats), with accuracy in %; shorter is better", fontsize=12)
+    plt.show()
+
+
+def _risk_line(axes, method, ends, label=False):
+    """The risk of a predictor over rho: a straight line between its `ends`, the risks at -1 and 1."""
+    name, colour, marker = METHODS[method]
+    axes.plot((-1, 1), ends, color=colour, marker=marker, markersize=9, linewidth=2, clip_on=False)
+    if label:
+        look = {"textcoords": "offset points", "va": "center", "weight": "bold", "annotation_clip": False}
+        axes.annotate(name, (1, ends[1]), (11, 0), color=colour, **look)
+
+
+def show_risks(ends):
+    """The risks of predictors in all domains; ends: method -> its risks at rho = -1 and 1 (two_risks.png)."""
+    figure, axes = plt.subplots(figsize=(8, 4.6))
+    for method, of_method in ends.items():
+        _risk_line(axes, method, of_method, label=True)
+    axes.axvline(0.9, color="black", linestyle=":", linewidth=1)
+    axes.text(0.87, 2.12, "source: ρ = 0.9", ha="right", va="top")
+    words = ("place always\nmisleads", "place\nrandom", "place always\nreliable")
+    ticks = [f"{rho}\n{text}" for rho, text in zip((-1, 0, 1), words)]
+    axes.set_xticks((-1, -0.5, 0, 0.5, 1), (ticks[0], "-0.5", ticks[1], "0.5", ticks[2]))
+    axes.set_yticks((0, 0.5, 1, 1.5, 2))
+    axes.set(xlim=(-1, 1), ylim=(0, 2.15), xlabel="domain ρ", ylabel="risk: log loss (nats)")
+    axes.set(title="Two risks and their compromise, in every domain")
+    plt.show()
+
+
+def show_bounds(ends, of_lambda):
+    """The two log bounds. ends: risks of "erm" and "wrm" at rho = -1 and 1; of_lambda: lambda -> DRM's."""
+    figure, panels = plt.subplots(1, len(of_lambda), figsize=(10.5, 4.6), sharey=True)
+    for axes, (lam, drm) in zip(panels, of_lambda.items()):
+        for method, of_method in (*ends.items(), ("drm", drm)):
+            _risk_line(axes, method, of_method)
+        rho = torch.linspace(-1, 1, 201, dtype=torch.double)
+        bounds = []
+        for method, constant, style in (("wrm", 1 + 1 / lam, "--"), ("erm", 1 + lam, ":")):
+            low, high = (float(value) for value in ends[method])
+            bounds.append(low + (high - low) * (rho + 1) / 2 + math.log(constant))
+            axes.plot(rho, bounds[-1], style, color=METHODS[method][1], linewidth=2)
+        lowest = torch.minimum(*bounds)
+        axes.fill_between(rho, lowest, 3.6, color="#bbbbbb", alpha=0.4, linewidth=0)
+        axes.text(0.95, 3.5, "DRM cannot be here", ha="right", va="top", fontsize=11)
+        axes.set(xlim=(-1, 1), ylim=(0, 3.6), xticks=(-1, 0, 1), title=f"λ = {lam:g}", xlabel="domain ρ")
+    panels[0].set_ylabel("risk (nats)")
+    figure.get_layout_engine().set(wspace=0.06)  # the numbers of neighbours stay apart
+    known = ((METHODS[method], "-") for method in ("erm", "wrm", "drm"))
+    keys = [plt.Line2D([], [], ls=s, label=name, color=c, marker=m) for (name, c, m), s in known]
+    keys.append(plt.Line2D([], [], ls="--", lw=2, label="WRM + log(1 + 1/λ)", color=METHODS["wrm"][1]))
+    keys.append(plt.Line2D([], [], ls=":", lw=2, label="ERM + log(1 + λ)", color=METHODS["erm"][1]))
+    figure.legend(handles=keys, loc="outside lower center", ncols=5, fontsize=11)
+    plt.show()
+
+
+def show_price(shown, path, frontier=None):
+    """The trade-off of lambda. shown: lambda -> (source risk, worst case); path, frontier: (N, 2) of them."""
+    figure, axes = plt.subplots(figsize=(8, 4.6))
+    axes.plot(path[:, 1], path[:, 0], color=METHODS["drm"][1], linewidth=2)
+    if frontier is not None:
+        axes.plot(frontier[:, 1], frontier[:, 0], "k--", linewidth=1.5, label="frontier")
+        axes.legend(loc="lower left")
+    for lam, (source, worst) in shown.items():
+        name, colour, marker = METHODS[{0.0: "erm", math.inf: "wrm"}.get(lam, "drm")]
+        axes.plot(worst, source, marker, color=colour, markersize=10)
+        label = f"λ = {lam:g}" if 0 < lam < math.inf else name
+        axes.annotate(label, (worst, source), (9, 6), textcoords="offset points")
+    axes.set(xlim=(0.35, 2.25), ylim=(0.12, 0.49), xlabel="worst-case risk over all ρ (nats)")
+    axes.set(ylabel="risk in the source (nats)", title="The price of λ: lower left is better")
+    plt.show()
+
 
 # ------------------------------------------------------------------------------------------------ notebook 2
 
