@@ -19,9 +19,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import drm_min
-from support.report import METHODS
+from support.report import METHODS, by_name
 from support.targets import TRUST
+from support.wording import check
 from toy import world
+from toy.probe import sensitivity
 
 FOLDER = Path(__file__).with_name("recorded")
 DOMAINS = tuple(world.DOMAINS)
@@ -344,6 +346,261 @@ def diagram():
 
 
 # ------------------------------------------------------------------------------------------------ notebook 6
+
+
+TRIO = ("erm", "drm-1", "wrm")  # recorded trainings, in the order of their regions on the map
+CELLS = ("visible,\nregular place", "visible,\nelsewhere", "hidden,\nregular place", "hidden,\nelsewhere")
+
+
+def look(training):
+    """The name, colour and marker of a recorded ERM, DRM or WRM."""
+    return METHODS[training.split("-")[0]]
+
+
+@functools.cache
+def pictures_of(domain):
+    """The 2000 test images of a domain, of the first seed, with what load_data leaves out: their places."""
+    stream = 2 + DOMAINS.index(domain)
+    return world.draw(2000, domain, torch.Generator().manual_seed(stream))
+
+
+def spoilt_and_repaired(found, each=2):
+    """The first spoilt and repaired images of each domain whose object is visible, with counts of all.
+
+    found: domain -> (spoilt, repaired), (N,) bool each. Below an image: the truth, and the wrong answer.
+    """
+    figure = plt.figure(figsize=(11, 4.8), layout="none")
+    blocks = figure.subfigures(2, len(found))
+    kinds = (("spoilt", "drm-1", METHODS["erm"][1]), ("repaired", "erm", METHODS["drm"][1]))
+    for column, (domain, of_kinds) in enumerate(found.items()):
+        pictures = pictures_of(domain)
+        for row, (kind, wrong, colour) in enumerate(kinds):
+            block, chosen = blocks[row, column], of_kinds[row]
+            panels = block.subplots(1, each)
+            block.subplots_adjust(left=0.03, right=0.97, top=0.84, bottom=0.2, wspace=0.08)
+            block.suptitle(f"{domain}: {int(chosen.sum())} {kind}", fontsize=12, color=colour, weight="bold")
+            numbers = (chosen & pictures.visible).nonzero()[:each, 0].tolist()
+            for axes in panels:
+                plain(axes).set_frame_on(False)
+            for axes, i in zip(panels, numbers):
+                axes.imshow(pictures.images[i].permute(1, 2, 0), interpolation="nearest")
+                said = world.OBJECTS[answers(wrong, domain)[i]]
+                axes.set_xlabel(f"{world.OBJECTS[pictures.objects[i]]},\nnot {said}", fontsize=11)
+    plt.show()
+
+
+def cell_bars(counts):
+    """Repaired images upwards and spoilt ones downwards, by cell. counts (4, 2): spoilt, repaired."""
+    figure, axes = plt.subplots(figsize=(8, 3.6))
+    up = axes.bar(range(4), counts[:, 1], color=METHODS["drm"][1])
+    down = axes.bar(range(4), -counts[:, 0], color=METHODS["erm"][1])
+    axes.bar_label(up, [f"{n:.0f} repaired" for n in counts[:, 1]], padding=2)
+    axes.bar_label(down, [f"{n:.0f} spoilt" for n in counts[:, 0]], padding=2)
+    axes.axhline(0, color="black", lw=1)
+    axes.set(xticks=range(4), xticklabels=CELLS, ylabel="images of 8000", ylim=(-150, 350))
+    axes.set_title("DRM repairs what is visible and elsewhere (seed 0)")
+    plt.show()
+
+
+def pull_figure(follows):
+    """How often a visible object gets the name of the object that belongs to the place. For each place.
+
+    follows: recorded training -> (N,) bool, of the images of `place misleads`.
+    """
+    pictures = pictures_of("place misleads")
+    belongs = torch.tensor(world.CAMERA).argsort()  # the object that regularly stands in each place
+    figure, axes = plt.subplots(figsize=(10, 3.8))
+    for shift, (training, of_images) in zip((-0.2, 0, 0.2), follows.items()):
+        name, colour, marker = look(training)
+        for k in range(world.C):
+            some = of_images[pictures.visible & (pictures.places == k)].double()
+            y, error = 100 * some.mean(), 100 * some.std() / len(some) ** 0.5
+            label = name if k == 0 else None
+            axes.errorbar(k + shift, y, error, fmt=marker, ms=9, color=colour, capsize=3, label=label)
+    labels = [f"{place}\n({world.OBJECTS[c]})" for place, c in zip(world.PLACES, belongs)]
+    axes.set(xticks=range(world.C), xticklabels=labels, ylabel="answers that\nname it (%)", ylim=(0, None))
+    axes.set(xlabel="place (and the object that regularly stands there)")
+    axes.set_title("Every place pulls towards its regular object (seed 0, ± s.e.)")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    plt.show()
+
+
+def cells_figure(cells):
+    """The accuracies in the four cells. cells: recorded training -> (4, 5), in %, a column for each seed."""
+    figure, axes = plt.subplots(figsize=(9, 3.6))
+    for shift, (training, a) in zip((-0.27, 0, 0.27), cells.items()):
+        name, colour, _ = look(training)
+        x = torch.arange(4) + shift
+        bars = axes.bar(x, a.mean(1), 0.25, yerr=a.std(1), color=colour, label=name, capsize=3)
+        axes.bar_label(bars, [f"{value:.1f}" for value in a.mean(1)], fontsize=10, padding=2)
+    axes.set(xticks=range(4), xticklabels=CELLS, ylabel="accuracy (%)", ylim=(0, 115))
+    axes.set_title("Four numbers describe a method (five seeds, ± s.d.)")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    plt.show()
+
+
+def behind_the_best(cells):
+    """Two panels: points behind the best of the three in our four domains, and over the whole map.
+
+    cells: recorded training -> (4, 5), as of four_cells. Prints the numbers of the map.
+    """
+    measured = torch.stack([torch.stack([recorded(t, d).mean() for d in DOMAINS]) for t in cells])  # (3, 4)
+    behind = measured.amax(0) - measured
+    figure, axes = plt.subplots(figsize=(9, 3.6))
+    for shift, training, values in zip((-0.27, 0, 0.27), cells, behind):
+        name, colour, _ = look(training)
+        bars = axes.bar(torch.arange(4) + shift, values, 0.25, color=colour, label=name)
+        axes.bar_label(bars, [f"{value:.1f}" for value in values], fontsize=10, padding=2)
+    axes.set(xticks=range(4), xticklabels=DOMAINS, ylabel="points of accuracy", ylim=(0, 44))
+    axes.set_title("How far behind the best of the three? (means of five seeds)")
+    axes.legend(loc="upper right")
+    plt.show()
+
+
+def over_the_map(cells):
+    """-> recorded training -> (share of the map where it is best, points behind the best: mean, highest)."""
+    grid = torch.linspace(0, 1, 201, dtype=torch.double)
+    v, r = torch.meshgrid(grid, grid, indexing="ij")
+    accuracy = torch.stack([law(r, v, a.mean(1)) for a in cells.values()])  # (3, 201, 201)
+    behind, best = accuracy.amax(0) - accuracy, accuracy.argmax(0)
+    numbers = {}
+    for k, training in enumerate(cells):
+        share = (best == k).double().mean().item()
+        numbers[training] = share, behind[k].mean().item(), behind[k].max().item()
+    return numbers
+
+
+def summaries(name, key):
+    """A number of the summary of a row of README's first table, a seed each: (5,). Accuracies in %."""
+    rows = by_name(load_run("rivals")["results"])[name]
+    values = torch.tensor([row["summary"][key] for row in rows], dtype=torch.double)
+    return values * (100 if key.endswith("accuracy") else 1)
+
+
+def bad_texts_figure(leads):
+    """DRM - ERM in OOD mean, a dot for each seed. leads: texts -> (of the mixture, of its default head)."""
+    figure, axes = plt.subplots(figsize=(8.5, 3.6))
+    drm, erm = METHODS["drm"][1], METHODS["erm"][1]
+    for x, of_heads in enumerate(leads.values()):
+        looks = ((-0.15, "o", drm, "DRM"), (0.15, "o", "white", "DRM, its default head alone"))
+        for values, (shift, marker, face, label) in zip(of_heads, looks):
+            spread = x + shift + torch.linspace(-0.06, 0.06, len(values))
+            label = label if x == 0 else None
+            axes.plot(spread, values, marker, ms=8, color=drm, mfc=face, label=label)
+            axes.plot([x + shift - 0.1, x + shift + 0.1], [values.mean()] * 2, color="black", lw=1.5)
+    axes.axhline(0, color=erm, lw=2, ls="--")
+    axes.text(2.45, 0.25, "ERM", color=erm, ha="right", weight="bold")
+    axes.set(xticks=range(len(leads)), xticklabels=leads, xlim=(-0.5, 2.5), ylabel="DRM - ERM (points)")
+    axes.set(xlabel="descriptions", title="Bad descriptions are worse than none (OOD mean, five seeds)")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    plt.show()
+
+
+CHECKS = ("", "words of places", "place swapped", "object swapped", "zero-shot right")
+
+
+def checks_without_labels(path, classes):
+    """Of a description file: words of places, and how far a swap of place or object moves the affinity.
+
+    Texts for the second to fourth column of a table with the heading CHECKS.
+    """
+    words = sum(problem.kind == "context word" for problem in check(path, classes))
+    moved = sensitivity(path)
+    return [str(words), *(f"{moved[what]:.2f}" for what in ("background", "foreground"))]
+
+
+def average_answers(panels):
+    """What the zero-shot concept head says of the training images of each class. texts -> (8, 8) averages."""
+    figure, grid = plt.subplots(1, len(panels), figsize=(11, 4.4), sharey=True)
+    for axes, (texts, matrix) in zip(grid, panels.items()):
+        drawn = axes.imshow(matrix, cmap="Blues", vmin=0, vmax=0.7)
+        axes.scatter(matrix.argmax(1), range(world.C), marker="x", color="#D55E00", s=60, linewidths=2)
+        axes.set_xticks(range(world.C), world.OBJECTS, rotation=90)
+        axes.set_yticks(range(world.C), world.OBJECTS)
+        axes.set(title=texts, xlabel="texts of class")
+        axes.grid(False)
+    grid[0].set_ylabel("images of class")
+    figure.colorbar(drawn, ax=grid, label="average probability", shrink=0.8)
+    plt.show()
+
+
+def mixtures(training):
+    """What a recorded training of the first seed says of the test images: domain -> (N, C)."""
+    return {d: drm_min.mix(*both, beta_of(training)) for d, both in load_predictions()[training].items()}
+
+
+def reliability(p):
+    """Accuracy at each confidence, where the place is reliable and where it misleads.
+
+    p: recorded training -> domain -> probabilities (N, C). Bins of a tenth; those of 30 images or more.
+    """
+    figure, panels = plt.subplots(1, 2, figsize=(10, 4.4), sharey=True)
+    for axes, domain in zip(panels, ("same site", "place misleads")):
+        truth = pictures_of(domain).objects
+        axes.plot([0.1, 1], [0.1, 1], color="grey", ls=":")
+        for training, of_domains in p.items():
+            confidence, said = of_domains[domain].max(1)
+            number, points = (10 * confidence).long().clamp(max=9), []
+            for some in (number == b for b in range(10)):
+                if some.sum() >= 30:
+                    right = (said == truth)[some].double()
+                    error = (right.mean() * (1 - right.mean()) / len(right)) ** 0.5
+                    points.append((confidence[some].mean(), right.mean(), error))
+            name, colour, marker = look(training)
+            axes.errorbar(*zip(*points), color=colour, marker=marker, ms=8, label=name, capsize=3)
+        axes.set(xlabel="confidence", title=domain, xlim=(0.1, 1.02), ylim=(0, 1.05))
+    panels[0].set_ylabel("share that is right")
+    panels[0].text(0.22, 0.13, "dotted: calibrated", fontsize=11)
+    panels[0].legend(loc="upper left")
+    figure.suptitle("Are the probabilities to be believed? (seed 0, ± s.e. of a bin)")
+    plt.show()
+
+
+def temperature_figure(losses, p):
+    """Log loss in `same site` against the highest of the four domains, for every temperature.
+
+    losses: (probabilities by domain, T) -> {domain: log loss}; p: recorded training -> such probabilities.
+    """
+    temperatures = torch.linspace(-1.0, 1.4, 25).exp().tolist()
+    figure, axes = plt.subplots(figsize=(7.5, 4.4))
+    for (training, of_domains), at in zip(p.items(), ((6, 8), (8, -16), (8, 4))):
+        name, colour, marker = look(training)
+        path = [losses(of_domains, t) for t in temperatures]
+        axes.plot([of["same site"] for of in path], [max(of.values()) for of in path], color=colour, lw=2)
+        one = losses(of_domains, 1.0)
+        place = one["same site"], max(one.values())
+        axes.plot(*place, marker, color=colour, ms=11)
+        axes.annotate(f"{name}, T = 1", place, at, textcoords="offset points", color=colour, weight="bold")
+    axes.set(xlabel="log loss in same site (nats)", ylabel="worst log loss\nof the four domains (nats)")
+    axes.set(xlim=(0.25, 1.4), ylim=(0.95, 2.4), title="Every temperature (seed 0; lower left is better)")
+    plt.show()
+
+
+def clip_leads():
+    """-> (air, rival) -> DRM's lead in OOD mean, in points, on each of the three recorded CLIPs."""
+    leads, means = {}, {}
+    for row in load_run("clips"):
+        means[row["dataset"], row["row"], row["clip"]] = 100 * row["ood_mean_accuracy"]
+    for air, dataset in (("clear air", "toy"), ("fog", "toy-fog")):
+        for rival in ("ERM", "ERM + zero-shot concept head"):
+            drm = [means[dataset, "DRM, lambda 1", clip] for clip in range(3)]
+            leads[air, rival] = [x - means[dataset, rival, clip] for clip, x in enumerate(drm)]
+    return leads
+
+
+def clips_figure(leads):
+    """DRM's leads, a dot for each CLIP. leads: as of clip_leads."""
+    figure, axes = plt.subplots(figsize=(8.5, 3.4))
+    colours = {"ERM": METHODS["erm"], "ERM + zero-shot concept head": METHODS["ensemble"]}
+    for y, ((_, rival), values) in enumerate(reversed(leads.items())):
+        _, colour, marker = colours[rival]
+        axes.plot(values, [y] * 3, marker, color=colour, ms=11, alpha=0.8)
+    axes.axvline(0, color="black", lw=1)
+    labels = [f"{air}: {'ERM' if rival == 'ERM' else 'two models'}" for air, rival in reversed(leads)]
+    axes.set(yticks=range(4), yticklabels=labels, ylim=(-0.5, 3.5))
+    axes.set(xlabel="DRM's lead in OOD mean (points; each dot a CLIP, five seeds)")
+    axes.set_title("In fog the lead over ERM is gone, on all three CLIPs")
+    plt.show()
 
 
 # ------------------------------------------------------------------------------------------------- exercises
