@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import drm_min
-from support.report import METHODS, by_name
+from support.report import METHODS, by_name, column
 from support.targets import TRUST
 from support.wording import check
 from toy import world
@@ -246,7 +246,7 @@ def map_of_winners(axes):
     for domain, x, y, ha in (
         ("same site", 0.825, 0.8, "center"),
         ("object hidden", 0.825, 0.2, "center"),
-        ("place random", 0.125, 0.8, "left"),
+        ("place random", 0.125, 0.8, "center"),
         ("place misleads", 0.0, 0.8, "left"),
     ):
         axes.plot(x, y, "k*", ms=12, clip_on=False)
@@ -369,16 +369,17 @@ def spoilt_and_repaired(found, each=2):
 
     found: domain -> (spoilt, repaired), (N,) bool each. Below an image: the truth, and the wrong answer.
     """
-    figure = plt.figure(figsize=(11, 4.8), layout="none")
+    figure = plt.figure(figsize=(11, 5.4), layout="none")
     blocks = figure.subfigures(2, len(found))
     kinds = (("spoilt", "drm-1", METHODS["erm"][1]), ("repaired", "erm", METHODS["drm"][1]))
-    for column, (domain, of_kinds) in enumerate(found.items()):
+    for j, (domain, of_kinds) in enumerate(found.items()):
         pictures = pictures_of(domain)
         for row, (kind, wrong, colour) in enumerate(kinds):
-            block, chosen = blocks[row, column], of_kinds[row]
+            block, chosen = blocks[row, j], of_kinds[row]
             panels = block.subplots(1, each)
-            block.subplots_adjust(left=0.03, right=0.97, top=0.84, bottom=0.2, wspace=0.08)
-            block.suptitle(f"{domain}: {int(chosen.sum())} {kind}", fontsize=12, color=colour, weight="bold")
+            block.subplots_adjust(left=0.03, right=0.97, top=0.78, bottom=0.18, wspace=0.08)
+            title = f"{domain}:\n{int(chosen.sum())} {kind}"
+            block.suptitle(title, fontsize=13, color=colour, weight="bold")
             numbers = (chosen & pictures.visible).nonzero()[:each, 0].tolist()
             for axes in panels:
                 plain(axes).set_frame_on(False)
@@ -458,23 +459,29 @@ def behind_the_best(cells):
 
 
 def over_the_map(cells):
-    """-> recorded training -> (share of the map where it is best, points behind the best: mean, highest)."""
+    """Print on how much of the map each method is best, and how far behind the best it is, in points."""
     grid = torch.linspace(0, 1, 201, dtype=torch.double)
     v, r = torch.meshgrid(grid, grid, indexing="ij")
     accuracy = torch.stack([law(r, v, a.mean(1)) for a in cells.values()])  # (3, 201, 201)
-    behind, best = accuracy.amax(0) - accuracy, accuracy.argmax(0)
-    numbers = {}
+    rows, best = [], accuracy.argmax(0)
     for k, training in enumerate(cells):
-        share = (best == k).double().mean().item()
-        numbers[training] = share, behind[k].mean().item(), behind[k].max().item()
-    return numbers
+        share, behind = (best == k).double().mean(), accuracy.amax(0) - accuracy[k]
+        row = f"{share:.0%}", f"{behind.mean():.1f}", f"{behind.max():.1f}"
+        rows.append([look(training)[0], *row])
+    table(["the whole map", "best on", "points behind the best: mean", "at most"], *rows)
 
 
-def summaries(name, key):
-    """A number of the summary of a row of README's first table, a seed each: (5,). Accuracies in %."""
-    rows = by_name(load_run("rivals")["results"])[name]
-    values = torch.tensor([row["summary"][key] for row in rows], dtype=torch.double)
-    return values * (100 if key.endswith("accuracy") else 1)
+def rivals_table(*rivals):
+    """Print OOD mean and worst log loss of rows of README's first table, and DRM's lead, paired by seed."""
+    grouped, drm, rows = by_name(load_run("rivals")["results"]), "DRM, lambda 1", []
+    means, losses = {}, {}
+    for name in (*rivals, drm):
+        means[name] = 100 * torch.tensor(column(grouped[name], "ood_mean_accuracy"))
+        losses[name] = torch.tensor(column(grouped[name], "worst_log_loss"))
+    for name, mean in means.items():
+        ahead = mean_se(means[drm] - mean, 2) if name in rivals else ""
+        rows.append([name, f"{mean.mean():.1f}", ahead, f"{losses[name].mean():.2f}"])
+    table(["five seeds", "OOD mean, %", "DRM ahead (± s.e.)", "worst log loss"], *rows)
 
 
 def bad_texts_figure(leads):
@@ -492,8 +499,27 @@ def bad_texts_figure(leads):
     axes.text(2.45, 0.25, "ERM", color=erm, ha="right", weight="bold")
     axes.set(xticks=range(len(leads)), xticklabels=leads, xlim=(-0.5, 2.5), ylabel="DRM - ERM (points)")
     axes.set(xlabel="descriptions", title="Bad descriptions are worse than none (OOD mean, five seeds)")
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.legend(loc="upper right")
     plt.show()
+
+
+def bad_texts_table(leads, trained):
+    """Print leads, as of bad_texts_figure, and the accuracy of DRM in `same site`.
+
+    trained: texts -> recorded training.
+    """
+    rows = []
+    for texts, (mixture, default_head) in leads.items():
+        same = mean_sd(recorded(trained[texts], "same site"))
+        rows.append([texts, mean_se(mixture), mean_se(default_head), same])
+    heading = ["OOD mean, points (± s.e.)", "DRM - ERM", "its default head - ERM"]
+    table([*heading, "DRM in same site, % (± s.d.)"], *rows)
+
+
+def path_of(texts):
+    """The description file of the toy world with core, shuffled or context texts."""
+    name = "toy" if texts == "core" else f"toy.{texts}"
+    return ROOT / "descriptions" / f"{name}.json"
 
 
 CHECKS = ("", "words of places", "place swapped", "object swapped", "zero-shot right")
@@ -524,11 +550,6 @@ def average_answers(panels):
     plt.show()
 
 
-def mixtures(training):
-    """What a recorded training of the first seed says of the test images: domain -> (N, C)."""
-    return {d: drm_min.mix(*both, beta_of(training)) for d, both in load_predictions()[training].items()}
-
-
 def reliability(p):
     """Accuracy at each confidence, where the place is reliable and where it misleads.
 
@@ -551,29 +572,77 @@ def reliability(p):
         axes.set(xlabel="confidence", title=domain, xlim=(0.1, 1.02), ylim=(0, 1.05))
     panels[0].set_ylabel("share that is right")
     panels[0].text(0.22, 0.13, "dotted: calibrated", fontsize=11)
-    panels[0].legend(loc="upper left")
+    panels[1].legend(loc="lower right")
     figure.suptitle("Are the probabilities to be believed? (seed 0, ± s.e. of a bin)")
     plt.show()
 
 
-def temperature_figure(losses, p):
+def log_losses(measured):
+    """Domain -> metrics: the log loss in `same site`, and the highest of the four domains."""
+    values = {domain: metrics["log_loss"] for domain, metrics in measured.items()}
+    return values["same site"], max(values.values())
+
+
+def temperature_figure(measure, p):
     """Log loss in `same site` against the highest of the four domains, for every temperature.
 
-    losses: (probabilities by domain, T) -> {domain: log loss}; p: recorded training -> such probabilities.
+    measure: (probabilities by domain, T) -> metrics by domain; p: recorded training -> such probabilities.
     """
     temperatures = torch.linspace(-1.0, 1.4, 25).exp().tolist()
     figure, axes = plt.subplots(figsize=(7.5, 4.4))
-    for (training, of_domains), at in zip(p.items(), ((6, 8), (8, -16), (8, 4))):
+    for (training, of_domains), at in zip(p.items(), ((16, -4), (-12, -24), (4, -18))):
         name, colour, marker = look(training)
-        path = [losses(of_domains, t) for t in temperatures]
-        axes.plot([of["same site"] for of in path], [max(of.values()) for of in path], color=colour, lw=2)
-        one = losses(of_domains, 1.0)
-        place = one["same site"], max(one.values())
+        path = [log_losses(measure(of_domains, t)) for t in temperatures]
+        axes.plot(*zip(*path), color=colour, lw=2)
+        place = log_losses(measure(of_domains, 1.0))
         axes.plot(*place, marker, color=colour, ms=11)
         axes.annotate(f"{name}, T = 1", place, at, textcoords="offset points", color=colour, weight="bold")
     axes.set(xlabel="log loss in same site (nats)", ylabel="worst log loss\nof the four domains (nats)")
     axes.set(xlim=(0.25, 1.4), ylim=(0.95, 2.4), title="Every temperature (seed 0; lower left is better)")
     plt.show()
+
+
+def temperature_table(measure, p, pairs):
+    """Print what methods lose at some temperatures. pairs: [(recorded training, T), ...]."""
+    rows = []
+    for training, t in pairs:
+        measured = measure(p[training], t)
+        same, worst = log_losses(measured)
+        right = measured["place misleads"]["accuracy"]
+        rows.append([f"{look(training)[0]}, T = {t:.2f}", f"{same:.2f}", f"{worst:.2f}", f"{right:.1%}"])
+    table(["seed 0", "log loss: same site", "worst", "right in place misleads"], *rows)
+
+
+def heads_right(found):
+    """Print how often each head of DRM is right in visible spoilt and repaired images.
+
+    found: domain -> (spoilt, repaired), (N,) bool each.
+    """
+    rows = []
+    for row, kind in enumerate(("spoilt", "repaired")):
+        right = []
+        for domain, of_kinds in found.items():
+            pictures = pictures_of(domain)
+            chosen = of_kinds[row] & pictures.visible
+            heads = torch.stack(load_predictions()["drm-1"][domain])  # (2, N, C)
+            right.append((heads.argmax(2) == pictures.objects)[:, chosen])
+        right = torch.cat(right, 1).double()  # (2, images)
+        rows.append([kind, right.shape[1], *(f"{share:.0%}" for share in right.mean(1))])
+    table(["visible objects", "images", "default head right", "concept head right"], *rows)
+
+
+def heads_apart():
+    """Print how often DRM's heads agree in each domain, and which of them is right if they differ."""
+    rows = []
+    for domain in DOMAINS:
+        heads = load_predictions()["drm-1"][domain]
+        default, concept = (head.argmax(1) for head in heads)
+        differ, truth = default != concept, pictures_of(domain).objects
+        row = [domain, f"{1 - differ.double().mean():.0%}", f"{heads[1].amax(1).mean():.2f}"]
+        right = [(said == truth)[differ].double().mean() for said in (default, concept)]
+        rows.append(row + [f"{share:.0%}" for share in right])
+    heading = ["seed 0", "heads agree", "concept head's confidence"]
+    table([*heading, "if they differ: default right", "concept right"], *rows)
 
 
 def clip_leads():
@@ -594,7 +663,7 @@ def clips_figure(leads):
     colours = {"ERM": METHODS["erm"], "ERM + zero-shot concept head": METHODS["ensemble"]}
     for y, ((_, rival), values) in enumerate(reversed(leads.items())):
         _, colour, marker = colours[rival]
-        axes.plot(values, [y] * 3, marker, color=colour, ms=11, alpha=0.8)
+        axes.plot(values, [y + 0.2, y, y - 0.2], marker, color=colour, ms=11)
     axes.axvline(0, color="black", lw=1)
     labels = [f"{air}: {'ERM' if rival == 'ERM' else 'two models'}" for air, rival in reversed(leads)]
     axes.set(yticks=range(4), yticklabels=labels, ylim=(-0.5, 3.5))
