@@ -19,10 +19,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import drm_min
-from support import report
-from support.report import METHODS
+from support.report import METHODS, by_name, column
 from support.targets import TRUST
+from support.wording import check
 from toy import world
+from toy.probe import sensitivity
 
 FOLDER = Path(__file__).with_name("recorded")
 DOMAINS = tuple(world.DOMAINS)
@@ -245,7 +246,7 @@ def map_of_winners(axes):
     for domain, x, y, ha in (
         ("same site", 0.825, 0.8, "center"),
         ("object hidden", 0.825, 0.2, "center"),
-        ("place random", 0.125, 0.8, "left"),
+        ("place random", 0.125, 0.8, "center"),
         ("place misleads", 0.0, 0.8, "left"),
     ):
         axes.plot(x, y, "k*", ms=12, clip_on=False)
@@ -299,7 +300,7 @@ def hero():
     panels[1, 0].set_ylabel("new site")
     axes = right.subplots()
     right.suptitle("Accuracy (%), five seeds; the worst is printed", weight="bold")
-    rows = report.by_name(load_run("rivals")["results"])
+    rows = by_name(load_run("rivals")["results"])
     shown = {"erm": "ERM", "wrm": "WRM", "ensemble": "ERM + zero-shot concept head", "drm": "DRM, lambda 1"}
     for k, (method, row) in enumerate(shown.items()):
         values = [[100 * r["domains"][domain]["accuracy"] for r in rows[row]] for domain in DOMAINS]
@@ -599,6 +600,330 @@ def show_price(shown, path, frontier=None):
 
 
 # ------------------------------------------------------------------------------------------------ notebook 6
+
+
+TRIO = ("erm", "drm-1", "wrm")  # recorded trainings, in the order of their regions on the map
+CELLS = ("visible,\nregular place", "visible,\nelsewhere", "hidden,\nregular place", "hidden,\nelsewhere")
+
+
+def look(training):
+    """The name, colour and marker of a recorded ERM, DRM or WRM."""
+    return METHODS[training.split("-")[0]]
+
+
+@functools.cache
+def pictures_of(domain):
+    """The 2000 test images of a domain, of the first seed, with what load_data leaves out: their places."""
+    stream = 2 + DOMAINS.index(domain)
+    return world.draw(2000, domain, torch.Generator().manual_seed(stream))
+
+
+def spoilt_and_repaired(found, each=2):
+    """The first spoilt and repaired images of each domain whose object is visible, with counts of all.
+
+    found: domain -> (spoilt, repaired), (N,) bool each. Below an image: the truth, and the wrong answer.
+    """
+    figure = plt.figure(figsize=(11, 5.4), layout="none")
+    blocks = figure.subfigures(2, len(found))
+    kinds = (("spoilt", "drm-1", METHODS["erm"][1]), ("repaired", "erm", METHODS["drm"][1]))
+    for j, (domain, of_kinds) in enumerate(found.items()):
+        pictures = pictures_of(domain)
+        for row, (kind, wrong, colour) in enumerate(kinds):
+            block, chosen = blocks[row, j], of_kinds[row]
+            panels = block.subplots(1, each)
+            block.subplots_adjust(left=0.03, right=0.97, top=0.78, bottom=0.18, wspace=0.08)
+            title = f"{domain}:\n{int(chosen.sum())} {kind}"
+            block.suptitle(title, fontsize=13, color=colour, weight="bold")
+            numbers = (chosen & pictures.visible).nonzero()[:each, 0].tolist()
+            for axes in panels:
+                plain(axes).set_frame_on(False)
+            for axes, i in zip(panels, numbers):
+                axes.imshow(pictures.images[i].permute(1, 2, 0), interpolation="nearest")
+                said = world.OBJECTS[answers(wrong, domain)[i]]
+                axes.set_xlabel(f"{world.OBJECTS[pictures.objects[i]]},\nnot {said}", fontsize=11)
+    plt.show()
+
+
+def cell_bars(counts):
+    """Repaired images upwards and spoilt ones downwards, by cell. counts (4, 2): spoilt, repaired."""
+    figure, axes = plt.subplots(figsize=(8, 3.6))
+    up = axes.bar(range(4), counts[:, 1], color=METHODS["drm"][1])
+    down = axes.bar(range(4), -counts[:, 0], color=METHODS["erm"][1])
+    axes.bar_label(up, [f"{n:.0f} repaired" for n in counts[:, 1]], padding=2)
+    axes.bar_label(down, [f"{n:.0f} spoilt" for n in counts[:, 0]], padding=2)
+    axes.axhline(0, color="black", lw=1)
+    axes.set(xticks=range(4), xticklabels=CELLS, ylabel="images of 8000", ylim=(-150, 350))
+    axes.set_title("DRM repairs what is visible and elsewhere (seed 0)")
+    plt.show()
+
+
+def pull_figure(follows):
+    """How often a visible object gets the name of the object that belongs to the place. For each place.
+
+    follows: recorded training -> (N,) bool, of the images of `place misleads`.
+    """
+    pictures = pictures_of("place misleads")
+    belongs = torch.tensor(world.CAMERA).argsort()  # the object that regularly stands in each place
+    figure, axes = plt.subplots(figsize=(10, 3.8))
+    for shift, (training, of_images) in zip((-0.2, 0, 0.2), follows.items()):
+        name, colour, marker = look(training)
+        for k in range(world.C):
+            some = of_images[pictures.visible & (pictures.places == k)].double()
+            y, error = 100 * some.mean(), 100 * some.std() / len(some) ** 0.5
+            label = name if k == 0 else None
+            axes.errorbar(k + shift, y, error, fmt=marker, ms=9, color=colour, capsize=3, label=label)
+    labels = [f"{place}\n({world.OBJECTS[c]})" for place, c in zip(world.PLACES, belongs)]
+    axes.set(xticks=range(world.C), xticklabels=labels, ylabel="answers that\nname it (%)", ylim=(0, None))
+    axes.set(xlabel="place (and the object that regularly stands there)")
+    axes.set_title("Every place pulls towards its regular object (seed 0, ± s.e.)")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    plt.show()
+
+
+def cells_figure(cells):
+    """The accuracies in the four cells. cells: recorded training -> (4, 5), in %, a column for each seed."""
+    figure, axes = plt.subplots(figsize=(9, 3.6))
+    for shift, (training, a) in zip((-0.27, 0, 0.27), cells.items()):
+        name, colour, _ = look(training)
+        x = torch.arange(4) + shift
+        bars = axes.bar(x, a.mean(1), 0.25, yerr=a.std(1), color=colour, label=name, capsize=3)
+        axes.bar_label(bars, [f"{value:.1f}" for value in a.mean(1)], fontsize=10, padding=2)
+    axes.set(xticks=range(4), xticklabels=CELLS, ylabel="accuracy (%)", ylim=(0, 115))
+    axes.set_title("Four numbers describe a method (five seeds, ± s.d.)")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    plt.show()
+
+
+def behind_the_best(cells):
+    """Two panels: points behind the best of the three in our four domains, and over the whole map.
+
+    cells: recorded training -> (4, 5), as of four_cells. Prints the numbers of the map.
+    """
+    measured = torch.stack([torch.stack([recorded(t, d).mean() for d in DOMAINS]) for t in cells])  # (3, 4)
+    behind = measured.amax(0) - measured
+    figure, axes = plt.subplots(figsize=(9, 3.6))
+    for shift, training, values in zip((-0.27, 0, 0.27), cells, behind):
+        name, colour, _ = look(training)
+        bars = axes.bar(torch.arange(4) + shift, values, 0.25, color=colour, label=name)
+        axes.bar_label(bars, [f"{value:.1f}" for value in values], fontsize=10, padding=2)
+    axes.set(xticks=range(4), xticklabels=DOMAINS, ylabel="points of accuracy", ylim=(0, 44))
+    axes.set_title("How far behind the best of the three? (means of five seeds)")
+    axes.legend(loc="upper right")
+    plt.show()
+
+
+def over_the_map(cells):
+    """Print on how much of the map each method is best, and how far behind the best it is, in points."""
+    grid = torch.linspace(0, 1, 201, dtype=torch.double)
+    v, r = torch.meshgrid(grid, grid, indexing="ij")
+    accuracy = torch.stack([law(r, v, a.mean(1)) for a in cells.values()])  # (3, 201, 201)
+    rows, best = [], accuracy.argmax(0)
+    for k, training in enumerate(cells):
+        share, behind = (best == k).double().mean(), accuracy.amax(0) - accuracy[k]
+        row = f"{share:.0%}", f"{behind.mean():.1f}", f"{behind.max():.1f}"
+        rows.append([look(training)[0], *row])
+    table(["the whole map", "best on", "points behind the best: mean", "at most"], *rows)
+
+
+def rivals_table(*rivals):
+    """Print OOD mean and worst log loss of rows of README's first table, and DRM's lead, paired by seed."""
+    grouped, drm, rows = by_name(load_run("rivals")["results"]), "DRM, lambda 1", []
+    means, losses = {}, {}
+    for name in (*rivals, drm):
+        means[name] = 100 * torch.tensor(column(grouped[name], "ood_mean_accuracy"))
+        losses[name] = torch.tensor(column(grouped[name], "worst_log_loss"))
+    for name, mean in means.items():
+        ahead = mean_se(means[drm] - mean, 2) if name in rivals else ""
+        rows.append([name, f"{mean.mean():.1f}", ahead, f"{losses[name].mean():.2f}"])
+    table(["five seeds", "OOD mean, %", "DRM ahead (± s.e.)", "worst log loss"], *rows)
+
+
+def bad_texts_figure(leads):
+    """DRM - ERM in OOD mean, a dot for each seed. leads: texts -> (of the mixture, of its default head)."""
+    figure, axes = plt.subplots(figsize=(8.5, 3.6))
+    drm, erm = METHODS["drm"][1], METHODS["erm"][1]
+    for x, of_heads in enumerate(leads.values()):
+        looks = ((-0.15, "o", drm, "DRM"), (0.15, "o", "white", "DRM, its default head alone"))
+        for values, (shift, marker, face, label) in zip(of_heads, looks):
+            spread = x + shift + torch.linspace(-0.06, 0.06, len(values))
+            label = label if x == 0 else None
+            axes.plot(spread, values, marker, ms=8, color=drm, mfc=face, label=label)
+            axes.plot([x + shift - 0.1, x + shift + 0.1], [values.mean()] * 2, color="black", lw=1.5)
+    axes.axhline(0, color=erm, lw=2, ls="--")
+    axes.text(2.45, 0.25, "ERM", color=erm, ha="right", weight="bold")
+    axes.set(xticks=range(len(leads)), xticklabels=leads, xlim=(-0.5, 2.5), ylabel="DRM - ERM (points)")
+    axes.set(xlabel="descriptions", title="Bad descriptions are worse than none (OOD mean, five seeds)")
+    axes.legend(loc="upper right")
+    plt.show()
+
+
+def bad_texts_table(leads, trained):
+    """Print leads, as of bad_texts_figure, and the accuracy of DRM in `same site`.
+
+    trained: texts -> recorded training.
+    """
+    rows = []
+    for texts, (mixture, default_head) in leads.items():
+        same = mean_sd(recorded(trained[texts], "same site"))
+        rows.append([texts, mean_se(mixture), mean_se(default_head), same])
+    heading = ["OOD mean, points (± s.e.)", "DRM - ERM", "its default head - ERM"]
+    table([*heading, "DRM in same site, % (± s.d.)"], *rows)
+
+
+def path_of(texts):
+    """The description file of the toy world with core, shuffled or context texts."""
+    name = "toy" if texts == "core" else f"toy.{texts}"
+    return ROOT / "descriptions" / f"{name}.json"
+
+
+CHECKS = ("", "words of places", "place swapped", "object swapped", "zero-shot right")
+
+
+def checks_without_labels(path, classes):
+    """Of a description file: words of places, and how far a swap of place or object moves the affinity.
+
+    Texts for the second to fourth column of a table with the heading CHECKS.
+    """
+    words = sum(problem.kind == "context word" for problem in check(path, classes))
+    moved = sensitivity(path)
+    return [str(words), *(f"{moved[what]:.2f}" for what in ("background", "foreground"))]
+
+
+def average_answers(panels):
+    """What the zero-shot concept head says of the training images of each class. texts -> (8, 8) averages."""
+    figure, grid = plt.subplots(1, len(panels), figsize=(11, 4.4), sharey=True)
+    for axes, (texts, matrix) in zip(grid, panels.items()):
+        drawn = axes.imshow(matrix, cmap="Blues", vmin=0, vmax=0.7)
+        axes.scatter(matrix.argmax(1), range(world.C), marker="x", color="#D55E00", s=60, linewidths=2)
+        axes.set_xticks(range(world.C), world.OBJECTS, rotation=90)
+        axes.set_yticks(range(world.C), world.OBJECTS)
+        axes.set(title=texts, xlabel="texts of class")
+        axes.grid(False)
+    grid[0].set_ylabel("images of class")
+    figure.colorbar(drawn, ax=grid, label="average probability", shrink=0.8)
+    plt.show()
+
+
+def reliability(p):
+    """Accuracy at each confidence, where the place is reliable and where it misleads.
+
+    p: recorded training -> domain -> probabilities (N, C). Bins of a tenth; those of 30 images or more.
+    """
+    figure, panels = plt.subplots(1, 2, figsize=(10, 4.4), sharey=True)
+    for axes, domain in zip(panels, ("same site", "place misleads")):
+        truth = pictures_of(domain).objects
+        axes.plot([0.1, 1], [0.1, 1], color="grey", ls=":")
+        for training, of_domains in p.items():
+            confidence, said = of_domains[domain].max(1)
+            number, points = (10 * confidence).long().clamp(max=9), []
+            for some in (number == b for b in range(10)):
+                if some.sum() >= 30:
+                    right = (said == truth)[some].double()
+                    error = (right.mean() * (1 - right.mean()) / len(right)) ** 0.5
+                    points.append((confidence[some].mean(), right.mean(), error))
+            name, colour, marker = look(training)
+            axes.errorbar(*zip(*points), color=colour, marker=marker, ms=8, label=name, capsize=3)
+        axes.set(xlabel="confidence", title=domain, xlim=(0.1, 1.02), ylim=(0, 1.05))
+    panels[0].set_ylabel("share that is right")
+    panels[0].text(0.22, 0.13, "dotted: calibrated", fontsize=11)
+    panels[1].legend(loc="lower right")
+    figure.suptitle("Are the probabilities to be believed? (seed 0, ± s.e. of a bin)")
+    plt.show()
+
+
+def log_losses(measured):
+    """Domain -> metrics: the log loss in `same site`, and the highest of the four domains."""
+    values = {domain: metrics["log_loss"] for domain, metrics in measured.items()}
+    return values["same site"], max(values.values())
+
+
+def temperature_figure(measure, p):
+    """Log loss in `same site` against the highest of the four domains, for every temperature.
+
+    measure: (probabilities by domain, T) -> metrics by domain; p: recorded training -> such probabilities.
+    """
+    temperatures = torch.linspace(-1.0, 1.4, 25).exp().tolist()
+    figure, axes = plt.subplots(figsize=(7.5, 4.4))
+    for (training, of_domains), at in zip(p.items(), ((16, -4), (-12, -24), (4, -18))):
+        name, colour, marker = look(training)
+        path = [log_losses(measure(of_domains, t)) for t in temperatures]
+        axes.plot(*zip(*path), color=colour, lw=2)
+        place = log_losses(measure(of_domains, 1.0))
+        axes.plot(*place, marker, color=colour, ms=11)
+        axes.annotate(f"{name}, T = 1", place, at, textcoords="offset points", color=colour, weight="bold")
+    axes.set(xlabel="log loss in same site (nats)", ylabel="worst log loss\nof the four domains (nats)")
+    axes.set(xlim=(0.25, 1.4), ylim=(0.95, 2.4), title="Every temperature (seed 0; lower left is better)")
+    plt.show()
+
+
+def temperature_table(measure, p, pairs):
+    """Print what methods lose at some temperatures. pairs: [(recorded training, T), ...]."""
+    rows = []
+    for training, t in pairs:
+        measured = measure(p[training], t)
+        same, worst = log_losses(measured)
+        right = measured["place misleads"]["accuracy"]
+        rows.append([f"{look(training)[0]}, T = {t:.2f}", f"{same:.2f}", f"{worst:.2f}", f"{right:.1%}"])
+    table(["seed 0", "log loss: same site", "worst", "right in place misleads"], *rows)
+
+
+def heads_right(found):
+    """Print how often each head of DRM is right in visible spoilt and repaired images.
+
+    found: domain -> (spoilt, repaired), (N,) bool each.
+    """
+    rows = []
+    for row, kind in enumerate(("spoilt", "repaired")):
+        right = []
+        for domain, of_kinds in found.items():
+            pictures = pictures_of(domain)
+            chosen = of_kinds[row] & pictures.visible
+            heads = torch.stack(load_predictions()["drm-1"][domain])  # (2, N, C)
+            right.append((heads.argmax(2) == pictures.objects)[:, chosen])
+        right = torch.cat(right, 1).double()  # (2, images)
+        rows.append([kind, right.shape[1], *(f"{share:.0%}" for share in right.mean(1))])
+    table(["visible objects", "images", "default head right", "concept head right"], *rows)
+
+
+def heads_apart():
+    """Print how often DRM's heads agree in each domain, and which of them is right if they differ."""
+    rows = []
+    for domain in DOMAINS:
+        heads = load_predictions()["drm-1"][domain]
+        default, concept = (head.argmax(1) for head in heads)
+        differ, truth = default != concept, pictures_of(domain).objects
+        row = [domain, f"{1 - differ.double().mean():.0%}", f"{heads[1].amax(1).mean():.2f}"]
+        right = [(said == truth)[differ].double().mean() for said in (default, concept)]
+        rows.append(row + [f"{share:.0%}" for share in right])
+    heading = ["seed 0", "heads agree", "concept head's confidence"]
+    table([*heading, "if they differ: default right", "concept right"], *rows)
+
+
+def clip_leads():
+    """-> (air, rival) -> DRM's lead in OOD mean, in points, on each of the three recorded CLIPs."""
+    leads, means = {}, {}
+    for row in load_run("clips"):
+        means[row["dataset"], row["row"], row["clip"]] = 100 * row["ood_mean_accuracy"]
+    for air, dataset in (("clear air", "toy"), ("fog", "toy-fog")):
+        for rival in ("ERM", "ERM + zero-shot concept head"):
+            drm = [means[dataset, "DRM, lambda 1", clip] for clip in range(3)]
+            leads[air, rival] = [x - means[dataset, rival, clip] for clip, x in enumerate(drm)]
+    return leads
+
+
+def clips_figure(leads):
+    """DRM's leads, a dot for each CLIP. leads: as of clip_leads."""
+    figure, axes = plt.subplots(figsize=(8.5, 3.4))
+    colours = {"ERM": METHODS["erm"], "ERM + zero-shot concept head": METHODS["ensemble"]}
+    for y, ((_, rival), values) in enumerate(reversed(leads.items())):
+        _, colour, marker = colours[rival]
+        axes.plot(values, [y + 0.2, y, y - 0.2], marker, color=colour, ms=11)
+    axes.axvline(0, color="black", lw=1)
+    labels = [f"{air}: {'ERM' if rival == 'ERM' else 'two models'}" for air, rival in reversed(leads)]
+    axes.set(yticks=range(4), yticklabels=labels, ylim=(-0.5, 3.5))
+    axes.set(xlabel="DRM's lead in OOD mean (points; each dot a CLIP, five seeds)")
+    axes.set_title("In fog the lead over ERM is gone, on all three CLIPs")
+    plt.show()
 
 
 # ------------------------------------------------------------------------------------------------- exercises

@@ -10,6 +10,7 @@ import subprocess
 import nbclient
 import nbformat
 import pytest
+import torch
 from conftest import ROOT
 
 import drm_min
@@ -252,6 +253,14 @@ def test_recording_crashes_or_writes_another_form(tmp_path):
             if name == "zero-shot":  # it is not trained, so it is the same
                 now, was = (row["splits"]["same site"]["accuracy"] for row in (now, was))
                 assert now == pytest.approx(was, abs=1e-3)
+
+
+def test_pictures_of_notebook_6_are_not_the_test_images_of_the_first_seed(toy):
+    for domain, split in toy.tests.items():
+        pictures = helpers.pictures_of(domain)
+        assert torch.equal(pictures.images, split.images)
+        assert torch.equal(pictures.objects, split.labels)
+        assert torch.equal(pictures.visible, split.groups["visible"])
 
 
 @pytest.mark.parametrize("name", record.WITH_PREDICTIONS)
