@@ -87,7 +87,8 @@ def classes_in(prompts):
 
 def prompts_of(dataset, classes=None):
     """Prompts of a data set's first classes, with its own template and descriptions."""
-    config, tokenizer = drm_min.Config(dataset=dataset, data_root="."), open_clip.get_tokenizer("ViT-B-32")
+    root, tokenizer = None if dataset == "toy" else ".", open_clip.get_tokenizer("ViT-B-32")
+    config = drm_min.Config(dataset=dataset, data_root=root)
     of_head = support.texts.prompts_of(config, support.texts.read_classes(ROOT / config.descriptions))
     some = [list(of_head[head].values())[:classes] for head in drm_min.Prompts._fields]
     return drm_min.Prompts(*(drm_min.tokenize(tokenizer, own, device=DEVICE) for own in some))
