@@ -466,7 +466,7 @@ def before_and_after(before, after, pair):
     before, after: (N, C); pair: the names of the classes.
     """
     figure, panels = plt.subplots(1, 2, figsize=(11, 3.5))
-    for axes, values, edges in zip(panels, (before, after), ((-0.6, 1), (-0.02, 1.02))):
+    for axes, values, edges in zip(panels, (before, after), ((-0.65, 0.8), (-0.02, 1.02))):
         for name, colour, line in zip(pair, ("#0072B2", "#D55E00"), ("-", "--")):
             of_class = values[:, world.OBJECTS.index(name)]
             look = dict(bins=40, range=edges, histtype="step", color=colour, ls=line, lw=2.2, label=name)
@@ -518,14 +518,14 @@ def trust_figure(view, numbers, trusts, targets):
         truth = float(view.oracle[number, label])
         axes.plot(1.0, truth, "k*", ms=15, clip_on=False, zorder=5)
         axes.annotate(
-            "true p_c of the label",
+            "true $p_c$ of the label",
             (1.0, truth),
             (-12, -15 if truth == 1 else 0),
             textcoords="offset points",
             ha="right",
         )
         axes.axvline(TRUST, 0, 0.6, color="black", lw=1)
-        axes.text(TRUST + 0.01, 0.01, "default", fontsize=11)
+        axes.text(TRUST + 0.015, 0.57, "default", fontsize=11)
         axes.set(xlabel="trust t in the label", ylim=(0, 1), xlim=(0, 1))
         inset = plain(axes.inset_axes((0.03, 0.66, 0.24, 0.32)))
         inset.imshow(view.images[number].permute(1, 2, 0), interpolation="nearest")
@@ -608,7 +608,7 @@ BESIDE = {  # where the names stand in kl_and_accuracy, in points, and how they 
         "softmax": (-9, 6, "right"),
         "normalized": (9, -13, "left"),
     },
-    "fog": {"bootstrap": (9, -6, "left"), "posterior": (-9, -14, "right"), "normalized": (9, -14, "left")},
+    "fog": {"bootstrap": (-9, -14, "right"), "posterior": (-9, -5, "right"), "normalized": (9, -14, "left")},
 }
 
 
@@ -650,7 +650,7 @@ def concept_heads():
         values = torch.stack(found)  # (7, 5)
         axes.bar(range(7), values.mean(1), yerr=values.std(1), color=colours, capsize=3)
         for x, (mean, sd) in enumerate(zip(values.mean(1).tolist(), values.std(1).tolist())):
-            axes.text(x, mean + sd + 2, f"{mean:.0f}", ha="center")
+            axes.text(x, max(mean + sd + 2, 15), f"{mean:.0f}", ha="center")
         axes.axhline(100 / 8, color="black", ls="--", lw=1.5, label="chance")
         axes.set_xticks(range(7), trainings, rotation=35, ha="right", rotation_mode="anchor")
         axes.set(ylim=(0, 100), title=f"{group} objects, {domain}")
@@ -699,7 +699,7 @@ def fit_head(view, targets):
     return w.detach(), b.detach()
 
 
-def frozen_features(estimators, places, n=1500):
+def frozen_features(estimators, places, n=1000):
     """Heads fitted to targets on frozen zero-shot features, five seeds -> {estimator: accuracies (5,) in %}.
 
     places: a domain, or (rho, share of visible objects). Accuracies are those of visible objects where the
