@@ -10,6 +10,7 @@ import math
 import statistics
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import safetensors.torch
@@ -21,6 +22,8 @@ sys.path.insert(0, str(ROOT))
 import drm_min
 from support.report import METHODS, by_name, column
 from support.targets import TRUST
+from support.texts import load_descriptions
+from support.weights import load_clip
 from support.wording import check
 from toy import world
 from toy.probe import sensitivity
@@ -591,6 +594,398 @@ def show_price(shown, path, frontier=None):
 
 
 # ------------------------------------------------------------------------------------------------ notebook 3
+
+ESTIMATORS = ("softmax", "normalized", "bootstrap", "posterior", "label", "onehot", "oracle")
+AIR = {"clear air": ("toy", "#56B4E9"), "fog": ("toy-fog", "#7F7F7F")}  # -> data set, colour
+KEY = {"the object in the image": "#0072B2", "the others": "#BBBBBB"}
+
+
+class ConceptView(NamedTuple):
+    """Images of the toy world, and all that an estimator of p_c may know of them."""
+
+    images: torch.Tensor  # (N, 3, 32, 32) uint8
+    labels: torch.Tensor  # (N,)
+    visible: torch.Tensor  # (N,) bool
+    usual: torch.Tensor  # (N,) the object that the camera usually has in this place
+    oracle: torch.Tensor  # (N, C) p(y | x_c)
+    features: torch.Tensor  # (N, D) of the zero-shot model, unit length
+    head: torch.Tensor  # (C, D) its concept head
+    scale: torch.Tensor  # its logit scale
+
+    def targets(self, estimator):
+        """What one of ESTIMATORS makes of these images: (N, C), rows that sum to one."""
+        known = (self.features, self.labels, self.head, self.scale, self.oracle)
+        return drm_min.core_targets(estimator, *known)(torch.arange(len(self.labels)))
+
+
+@functools.cache
+def zero_shot_concept():
+    """-> (zero-shot model, its concept head (C, D))."""
+    model, tokenizer = load_clip(drm_min.Config().model)
+    texts = load_descriptions(ROOT / "descriptions" / "toy.json", {name: name for name in world.OBJECTS})
+    with torch.no_grad():
+        return model, drm_min.build_head(model, drm_min.tokenize(tokenizer, texts))
+
+
+@functools.cache
+def concept_view(dataset="toy", seed=0, n=6000, domain="same site", stream=0):
+    """The first n training images of a seed, as drm_min draws them, seen by the zero-shot model.
+
+    Other streams are of other images: those of 9 are in no training and no test.
+    """
+    model, head = zero_shot_concept()
+    generator = torch.Generator().manual_seed(1000 * seed + stream)
+    p = world.draw(n, domain, generator, camera=dataset)
+    features = drm_min.encode_images(model, drm_min.Split(p.images, p.objects))
+    usual = torch.tensor(world.CAMERA).argsort()[p.places]
+    scale = drm_min.logit_scale(model).detach()
+    return ConceptView(p.images, p.objects, p.visible, usual, p.oracle, features, head, scale)
+
+
+def three_images(view):
+    """Numbers (3,) of images in the forest, where the camera usually has skis: a ski read rightly, another
+    object that is misread, a hidden ski. The first of each kind."""
+    forest, usual = view.usual == 0, view.labels == 0
+    right = view.targets("softmax").argmax(1) == view.labels
+    umbrella = view.labels == world.OBJECTS.index("umbrella")
+    kinds = view.visible & usual & right, view.visible & umbrella & ~right, ~view.visible & usual & ~right
+    return torch.stack([(kind & forest).nonzero()[k, 0] for kind, k in zip(kinds, (2, 0, 0))])
+
+
+def colours_of(view, number):
+    """A colour for each class: of the object in an image, and of the others."""
+    own, other = KEY.values()
+    return [own if c == view.labels[number] else other for c in range(len(world.OBJECTS))]
+
+
+def target_bars(view, numbers, targets, rows):
+    """Images in rows, beside each a panel of bars for each of some targets: name -> (N, C)."""
+    shape = (len(numbers), 1 + len(targets))
+    ratios = [0.62, *[1] * len(targets)]
+    figure, panels = plt.subplots(*shape, figsize=(11, 6.6), sharey="col", width_ratios=ratios)
+    for i, (number, row) in enumerate(zip(numbers.tolist(), rows)):
+        plain(panels[i, 0]).imshow(view.images[number].permute(1, 2, 0), interpolation="nearest")
+        panels[i, 0].set_xlabel(row, fontsize=12)
+        for axes, (name, p) in zip(panels[i, 1:], targets.items()):
+            axes.bar(range(8), p[number], color=colours_of(view, number))
+            axes.set(ylim=(0, 1.04), yticks=(0, 0.5, 1), xticks=range(8), xticklabels=[])
+            axes.grid(axis="x", visible=False)
+            if i == 0:
+                axes.set_title(name)
+            if i == len(numbers) - 1:
+                axes.set_xticklabels(world.OBJECTS, rotation=90)
+        panels[i, 1].set_ylabel("probability")
+    keys = [plt.matplotlib.patches.Patch(color=colour, label=text) for text, colour in KEY.items()]
+    figure.legend(handles=keys, loc="outside lower center", ncols=3)
+    plt.show()
+
+
+def binned(p, oracle, bins=10):
+    """Confidence and rightness of predictions (N, C) by bins of equal width, of 20 images or more -> (2, M).
+
+    Right is what the oracle (N, C) gives the class that the prediction prefers.
+    """
+    confidence, answer = p.max(1)
+    right = oracle.gather(1, answer[:, None])[:, 0]
+    which = (confidence * bins).long().clamp(max=bins - 1)
+    found = [which == b for b in range(bins) if (which == b).sum() >= 20]
+    return torch.tensor([[float(v[some].mean()) for some in found] for v in (confidence, right)])
+
+
+def fog_and_reliability(views, number):
+    """The images (3,) in clear air and in fog, and how far `softmax` may be believed in each."""
+    figure, panels = plt.subplot_mosaic(
+        [["0 0", "0 1", "0 2", "curve"], ["1 0", "1 1", "1 2", "curve"]],
+        figsize=(11, 4.1),
+        width_ratios=(1, 1, 1, 2.3),
+    )
+    curve = panels["curve"]
+    curve.plot((0, 1), (0, 1), color="black", lw=1)
+    for i, ((air, view), marker) in enumerate(zip(views.items(), "os")):
+        for j, image in enumerate(number.tolist()):
+            axes = plain(panels[f"{i} {j}"])
+            axes.imshow(view.images[image].permute(1, 2, 0), interpolation="nearest")
+        panels[f"{i} 0"].set_ylabel(air)
+        confidence, right = binned(view.targets("softmax"), view.oracle)
+        curve.plot(confidence, right, marker=marker, color=AIR[air][1], lw=2, ms=8, label=air)
+    curve.set(xlim=(0, 1), ylim=(0, 1), xlabel="probability of the preferred class", ylabel="how often right")
+    curve.set_title("softmax: how sure, and how often right?")
+    curve.text(0.24, 0.92, "not sure enough", ha="center")
+    curve.text(0.8, 0.1, "too sure", ha="center")
+    curve.legend(loc="upper left", bbox_to_anchor=(0, 0.85))
+    plt.show()
+
+
+def before_and_after(before, after, pair):
+    """Histograms of two classes' affinities over all images, before and after they are brought to one range.
+
+    before, after: (N, C); pair: the names of the classes.
+    """
+    figure, panels = plt.subplots(1, 2, figsize=(11, 3.5))
+    for axes, values, edges in zip(panels, (before, after), ((-0.65, 0.8), (-0.02, 1.02))):
+        for name, colour, line in zip(pair, ("#0072B2", "#D55E00"), ("-", "--")):
+            of_class = values[:, world.OBJECTS.index(name)]
+            look = dict(bins=40, range=edges, histtype="step", color=colour, ls=line, lw=2.2, label=name)
+            axes.hist(of_class, **look)
+            if axes is panels[0]:
+                for q in (0.01, 0.99):
+                    axes.axvline(of_class.quantile(q), color=colour, ls=line, lw=1)
+        axes.set_ylabel("images")
+    panels[0].set(title="before: two ranges", xlabel="affinity (cosine)")
+    panels[1].set(title="after: one range", xlabel="share of the class's range")
+    panels[0].legend()
+    plt.show()
+
+
+def temperature_curves(scales, losses):
+    """Log loss on the training labels against the scale k: air -> list of losses in nats."""
+    figure, axes = plt.subplots(figsize=(7.5, 3.5))
+    for (air, loss), line, above in zip(losses.items(), ("-", "--"), (-0.16, -0.17)):
+        best = min(range(len(loss)), key=loss.__getitem__)
+        axes.plot(scales, loss, line, color=AIR[air][1], lw=2.5)
+        axes.plot(scales[best], loss[best], "o", color=AIR[air][1], ms=9)
+        axes.text(scales[best], loss[best] + above, f"{air}: k = {scales[best]:.1f}", ha="center")
+    axes.axhline(math.log(8), color="black", lw=1, ls=":")
+    axes.text(0.11, math.log(8) + 0.05, "flat targets: ln 8")
+    axes.set(
+        xscale="log",
+        xlim=(0.09, 110),
+        ylim=(0.7, 3),
+        xlabel="scale k",
+        ylabel="log loss of the labels (nats)",
+    )
+    axes.set_title("One temperature, fitted to the training labels")
+    plt.show()
+
+
+def trust_figure(view, numbers, trusts, targets):
+    """How the targets of images move with the trust: targets (T, M, C) for T trusts and M images."""
+    own, other = KEY.values()
+    figure, panels = plt.subplots(1, len(numbers), figsize=(11, 3.8), sharey=True)
+    for m, (axes, number) in enumerate(zip(panels, numbers.tolist())):
+        label, curves = int(view.labels[number]), targets[:, m]
+        others = curves.clone()
+        others[:, label] = -1
+        second = int(others[0].argmax())
+        axes.plot(trusts, curves[:, label], color=own, lw=3, label=f"the label, {world.OBJECTS[label]}")
+        axes.plot(trusts, curves[:, second], color="#D55E00", ls="--", lw=2.5, label=world.OBJECTS[second])
+        rest = 1 - curves[:, label] - curves[:, second]
+        axes.plot(trusts, rest / 6, color=other, lw=2.5, ls="-.", label="each of the others (mean)")
+        truth = float(view.oracle[number, label])
+        axes.plot(1.0, truth, "k*", ms=15, clip_on=False, zorder=5)
+        axes.annotate(
+            "true $p_c$ of the label",
+            (1.0, truth),
+            (-12, -15 if truth == 1 else 0),
+            textcoords="offset points",
+            ha="right",
+        )
+        axes.axvline(TRUST, 0, 0.6, color="black", lw=1)
+        axes.text(TRUST + 0.015, 0.57, "default", fontsize=11)
+        axes.set(xlabel="trust t in the label", ylim=(0, 1), xlim=(0, 1))
+        inset = plain(axes.inset_axes((0.03, 0.66, 0.24, 0.32)))
+        inset.imshow(view.images[number].permute(1, 2, 0), interpolation="nearest")
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=11)
+    panels[0].set(ylabel="target", title="visible, misread")
+    panels[1].set(title="hidden")
+    plt.show()
+
+
+def seven_maps(view, numbers, targets, titles):
+    """A heat map for each image: a row an estimator, a column a class; targets: estimator -> (N, C)."""
+    figure, panels = plt.subplots(2, len(numbers), figsize=(11.5, 5.4), height_ratios=(0.7, 1), sharey="row")
+    for (above, axes), number, title in zip(panels.T, numbers.tolist(), titles):
+        plain(above).imshow(view.images[number].permute(1, 2, 0), interpolation="nearest")
+        above.set_title(title)
+        values = torch.stack([p[number] for p in targets.values()])  # (7, C)
+        axes.imshow(values, cmap="Blues", vmin=0, vmax=1.1, aspect="auto")
+        for (i, j), value in zip(((i, j) for i in range(7) for j in range(8)), values.flatten().tolist()):
+            colour = "white" if value > 0.6 else "black"
+            axes.text(
+                j,
+                i,
+                f"{100 * value:.0f}" if value > 0.005 else "",
+                ha="center",
+                va="center",
+                color=colour,
+                fontsize=10.5,
+            )
+        axes.set_xticks(range(8), world.OBJECTS, rotation=90)
+        axes.set_yticks(range(7), targets)
+        axes.axhline(5.5, color="black", lw=1.5)
+        axes.grid(False)
+        axes.get_xticklabels()[int(view.labels[number])].set_weight("bold")
+    plt.show()
+
+
+def rows_of_estimator(estimator, dataset="toy", method="drm"):
+    """The recorded rows of a method with an estimator, a seed each. DRM on labels is the method `dual`."""
+    if (method, estimator) == ("drm", "onehot"):
+        method = "dual"
+    results = load_run("targets" if dataset == "toy" else "targets-fog")["results"]
+    return [row for row in results if (row["method"], row["estimator"]) == (method, estimator)]
+
+
+def kl_of(estimator, dataset="toy"):
+    """KL(oracle || targets) of the training images in nats, a seed each: (5,). Infinite for `onehot`."""
+    found = [row["core_targets"]["kl_from_oracle"] for row in rows_of_estimator(estimator, dataset)]
+    return torch.tensor([math.inf if kl is None else kl for kl in found], dtype=torch.double)
+
+
+def ood_of(dataset, method="drm", estimator=None):
+    """OOD mean accuracy in %, a seed each: (5,). The estimator is None for a method that has no targets."""
+    found = rows_of_estimator(estimator, dataset, method)
+    if method == "zero-shot":
+        found = [row for row in found if row["beta"] == 0]  # the concept head alone
+    return 100 * torch.tensor([row["summary"]["ood_mean_accuracy"] for row in found], dtype=torch.double)
+
+
+def kl_bars():
+    """How far each estimator's targets are from the truth, in clear air and in fog, five seeds."""
+    figure, axes = plt.subplots(figsize=(9.5, 3.7))
+    for shift, (air, (dataset, colour)) in zip((-0.2, 0.2), AIR.items()):
+        values = torch.stack([kl_of(name, dataset) for name in ESTIMATORS])  # (7, 5)
+        height = values.mean(1).clamp(max=1.6)
+        x = torch.arange(7) + shift
+        axes.bar(x, height, 0.38, yerr=values.std(1).nan_to_num(0), color=colour, label=air, capsize=3)
+        for at, value in zip(x.tolist(), values.mean(1).tolist()):
+            text = "∞" if math.isinf(value) else f"{value:.2f}"
+            axes.text(at, min(value, 1.6) + 0.04, text, ha="center", fontsize=11)
+    axes.set(xticks=range(7), xticklabels=ESTIMATORS, ylim=(0, 1.85))
+    axes.set(ylabel="KL(oracle ‖ targets) (nats)", title="How far from the truth? Lower is nearer")
+    axes.legend(loc="upper left")
+    plt.show()
+
+
+BESIDE = {  # where the names stand in kl_and_accuracy, in points, and how they are aligned
+    "clear air": {
+        "posterior": (-9, -14, "right"),
+        "bootstrap": (-9, 4, "right"),
+        "softmax": (-9, 6, "right"),
+        "normalized": (9, -13, "left"),
+    },
+    "fog": {"bootstrap": (-9, -14, "right"), "posterior": (-9, -5, "right"), "normalized": (9, -14, "left")},
+}
+
+
+def kl_and_accuracy():
+    """Each estimator's DRM: nearness of its targets to the truth against what the training is worth."""
+    figure, panels = plt.subplots(1, 2, figsize=(11.5, 4.2))
+    for axes, (air, (dataset, _)), infinity in zip(panels, AIR.items(), (0.8, 1.65)):
+        for name in ESTIMATORS:
+            x, y = kl_of(name, dataset).clamp(max=infinity), ood_of(dataset, "drm", name)
+            _, colour, marker = METHODS["dual" if name == "onehot" else "drm"]
+            look = dict(color="black", marker="*", ms=14) if name == "oracle" else dict(color=colour, ms=9)
+            axes.errorbar(x.mean(), y.mean(), y.std(), **{"marker": marker, "capsize": 3, **look})
+            dx, dy, side = BESIDE[air].get(name, (9, 4, "left"))
+            axes.annotate(name, (x.mean(), y.mean()), (dx, dy), textcoords="offset points", ha=side)
+        erm = ood_of(dataset, "erm").mean()
+        axes.axhline(erm, color=METHODS["erm"][1], ls="--", lw=1.5)
+        axes.text(1.25 * infinity, erm + 0.06, "ERM", color=METHODS["erm"][1], ha="right")
+        ticks = [t for t in (0, 0.2, 0.4, 0.6, 1.0, 1.4) if t < infinity - 0.15]
+        axes.set_xticks([*ticks, infinity], [*map(str, ticks), "∞"])
+        axes.set(xlim=(-0.06 * infinity, 1.28 * infinity), title=air)
+        axes.set_xlabel("KL(oracle ‖ targets) (nats)")
+    panels[0].set_ylabel("OOD mean of DRM (%)")
+    figure.suptitle("Left: nearer to the truth. Up: the better model")
+    plt.show()
+
+
+def concept_heads():
+    """Concept heads after DRM: hidden objects in training's domain, visible ones where the place misleads."""
+    trainings = {name: name for name in ESTIMATORS if name != "bootstrap"}  # it has no record of single heads
+    trainings = {"zero-shot": "zero-shot"} | trainings | {"posterior": "drm-1"}
+    colours = ["#777777", *[METHODS["wrm"][1]] * 6]
+    figure, panels = plt.subplots(1, 2, figsize=(11.5, 4), sharey=True)
+    asked = ("same site", "hidden"), ("place misleads", "visible")
+    for axes, (domain, group) in zip(panels, asked):
+        found = []
+        for training in trainings.values():
+            alpha = 0.0 if training == "zero-shot" else 1.0
+            found.append(recorded(training, domain, f"accuracy_{group}", beta=0, alpha=alpha))
+        values = torch.stack(found)  # (7, 5)
+        axes.bar(range(7), values.mean(1), yerr=values.std(1), color=colours, capsize=3)
+        for x, (mean, sd) in enumerate(zip(values.mean(1).tolist(), values.std(1).tolist())):
+            axes.text(x, max(mean + sd + 2, 15), f"{mean:.0f}", ha="center")
+        axes.axhline(100 / 8, color="black", ls="--", lw=1.5, label="chance")
+        axes.set_xticks(range(7), trainings, rotation=35, ha="right", rotation_mode="anchor")
+        axes.set(ylim=(0, 100), title=f"{group} objects, {domain}")
+    panels[0].set_ylabel("accuracy of the concept head (%)")
+    panels[0].legend(loc="upper left")
+    plt.show()
+
+
+def trust_curves():
+    """OOD mean of DRM and of WRM alone against the trust, in clear air and in fog, and what needs no WRM."""
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.3))
+    curves = load_trust()
+    for axes, (air, (dataset, _)) in zip(panels, AIR.items()):
+        for method, title in (("drm", "DRM"), ("wrm", "WRM alone")):
+            curve, (_, colour, marker) = curves[dataset, method], METHODS[method]
+            v = torch.tensor(list(curve.values()))  # (trusts, seeds)
+            look = dict(color=colour, marker=marker, capsize=3, lw=2, ms=8, label=title)
+            axes.errorbar(list(curve), v.mean(1), v.std(1), **look)
+        for method, line in (("erm", "--"), ("ensemble", "-."), ("zero-shot", ":")):
+            title, colour, _ = METHODS[method]
+            title = "zero-shot concept head" if method == "zero-shot" else title
+            axes.axhline(ood_of(dataset, method).mean(), color=colour, ls=line, lw=2, label=title)
+        axes.set(title=air, xlabel="trust t in the label", xticks=(0, 0.2, 0.5, 0.8, 1))
+        axes.yaxis.set_major_locator(plt.matplotlib.ticker.MaxNLocator(6, integer=True))
+    panels[0].set_ylabel("OOD mean accuracy (%)")
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=3)
+    plt.show()
+
+
+def fit_head(view, targets):
+    """The linear head (C, D) and bias (C,) on frozen features, fitted by cross-entropy to targets (N, C).
+
+    It starts at the concept head.
+    """
+    w, b = (view.scale * view.head).clone().requires_grad_(), torch.zeros(len(view.head), requires_grad=True)
+    optimizer = torch.optim.LBFGS([w, b], max_iter=60, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(view.features @ w.T + b, targets)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return w.detach(), b.detach()
+
+
+def frozen_features(estimators, places, n=1000):
+    """Heads fitted to targets on frozen zero-shot features, five seeds -> {estimator: accuracies (5,) in %}.
+
+    places: a domain, or (rho, share of visible objects). Accuracies are those of visible objects where the
+    place misleads.
+    """
+    found = {name: [] for name in estimators}
+    for seed in SEEDS:
+        view = concept_view(seed=seed, n=n, domain=places, stream=0 if places == "same site" else 9)
+        test = concept_view(seed=seed, n=1000, domain="place misleads", stream=5)
+        for name, accuracies in found.items():
+            w, b = fit_head(view, view.targets(name))
+            right = (test.features @ w.T + b).argmax(1) == test.labels
+            accuracies.append(100 * right[test.visible].double().mean())
+    return {name: torch.stack(accuracies) for name, accuracies in found.items()}
+
+
+def frozen_bars(usual, fair):
+    """Bars of what frozen_features gives, for training images of two kinds."""
+    figure, axes = plt.subplots(figsize=(8.5, 3.8))
+    kinds = (usual, "#D55E00", "place as in training"), (fair, "#56B4E9", "place random")
+    for shift, (found, colour, title) in zip((-0.2, 0.2), kinds):
+        values = torch.stack([*found.values()])  # (names, 5)
+        x = torch.arange(len(values)) + shift
+        axes.bar(x, values.mean(1), 0.38, yerr=values.std(1), color=colour, label=title, capsize=3)
+        for at, mean, sd in zip(x.tolist(), values.mean(1).tolist(), values.std(1).tolist()):
+            axes.text(at, mean + sd + 1.5, f"{mean:.0f}", ha="center", fontsize=11)
+    axes.set(xticks=range(len(usual)), xticklabels=usual, ylim=(0, 100))
+    axes.set(ylabel="accuracy (%)", title="Heads on frozen features: visible objects, place misleads")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=2)
+    plt.show()
 
 
 # ------------------------------------------------------------------------------------------------ notebook 4
