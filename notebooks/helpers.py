@@ -4,7 +4,6 @@ The first part is for all notebooks; then each has a section of its own, for its
 `python notebooks/helpers.py` draws the diagram of the method, docs/method.png.
 """
 
-import copy
 import functools
 import io
 import json
@@ -381,7 +380,7 @@ def tradeoff_picture():
         axes.annotate(words, at, offset, color=colour, **look)
     axes.text(76, 68.5, "grey lines: the five seeds", color="#777777", va="center")
     axes.set(xlim=(75, 96), ylim=(56, 70), title="λ from ERM to WRM: the best OOD mean lies between")
-    axes.set(xlabel="accuracy in `same site` (%)", ylabel="OOD mean accuracy (%)")
+    axes.set(xlabel="accuracy in the same site (%)", ylabel="OOD mean accuracy (%)")
     axes.set_xticks(range(76, 97, 4))
     plt.show()
 
@@ -473,30 +472,21 @@ def over_beta(names=("erm", "drm-0.3", "drm-1", "drm-3", "drm-10")):
             look = {"color": colour_of(name), "markeredgecolor": "black", "markersize": 10, "zorder": 4}
             axes.plot(BETAS[own], values[own].mean(), "D", **look)
         axes.set(xlabel="β (weight of the default head)", ylabel="accuracy (%)")
-    panels[0].set(title="`same site`: anything above 0.3 will do")
+    panels[0].set(title="Same site: flat above 0.5")
     panels[1].set(title="OOD mean: best near the middle")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names))
     plt.show()
 
 
 @functools.cache
-def first_setup():
-    """What the trainings of the first seed share: a drm_min.Setup."""
-    config, data = drm_min.Config(), toy_data()
-    zero_shot, tokenizer = load_clip(config.model)
-    setup = drm_min.Setup(config, None, data, zero_shot, tokenizer)
-    setup = drm_min.with_texts(setup, prompts_of(config, data.classes))
-    return setup._replace(features=drm_min.encode_images(zero_shot, data.train))
-
-
-@functools.cache
 def source_targets():
     """Labels (N,) and `posterior` core targets (N, C) of the first seed's `same site` test images."""
-    model, concepts = first_setup().zero_shot, first_setup().prompts.concept
-    unseen = toy_data().tests["same site"]
+    config, data = drm_min.Config(), toy_data()
+    zero_shot, tokenizer = load_clip(config.model)
+    texts, unseen = prompts_of(config, data.classes), data.tests["same site"]
     with torch.no_grad():
-        head, scale = drm_min.build_head(model, concepts), drm_min.logit_scale(model)
-    features = drm_min.encode_images(model, unseen)
+        head = drm_min.build_head(zero_shot, drm_min.tokenize(tokenizer, texts["concept"].values()))
+        features, scale = drm_min.encode_images(zero_shot, unseen), drm_min.logit_scale(zero_shot)
     targets = drm_min.core_targets("posterior", features, unseen.labels, head, scale)
     return unseen.labels, targets(torch.arange(len(unseen))).double()
 
@@ -565,9 +555,9 @@ def paths_picture():
             axes.annotate(f"λ {lam:g}", (x[k], y[k]), offset, textcoords="offset points", ha=ha)
         axes.axhline(0, color="black", linewidth=1)
         axes.axvline(0, color="black", linewidth=1)
-        axes.set(xlim=(-1.9, 10.6), xlabel="cost: points lost in `same site`")
+        axes.set(xlim=(-1.9, 10.6), xlabel="cost: points lost in the same site")
     panels[0].set(ylim=(-6, 5), ylabel="gain over ERM (points)", title="Gain in the OOD mean")
-    panels[1].set(ylim=(-2, 14), title="Gain in `place misleads`")
+    panels[1].set(ylim=(-2, 14), title="Gain where the place misleads")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     plt.show()
 
@@ -614,7 +604,9 @@ def ablation_picture(methods):
             axes.errorbar(lead.mean(), -k, xerr=error, fmt=marker, color=colour, markersize=10, capsize=5)
             digits = 1 if measure == "OOD mean" else 2
             words = f"{lead.mean():+.{digits}f}"
-            axes.annotate(words, (lead.mean(), -k), (0, 9), textcoords="offset points", ha="center")
+            look = {"textcoords": "offset points", "ha": "center", "zorder": 5}
+            look["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+            axes.annotate(words, (lead.mean(), -k), (0, 10), **look)
         axes.axvline(0, color="black", linewidth=1)
         axes.set(xlabel=unit, ylim=(-len(methods) + 0.4, 0.8))
         axes.margins(x=0.1)
@@ -656,6 +648,13 @@ def choice_picture(price=1.0):
             axes.text(
                 6.2, best + 0.7, "green: within one point of the best mean", ha="right", color="#00664A"
             )
+    best = int(torch.stack([recorded(name, "validation") for name in LAMBDAS]).mean(1).argmax())
+    for k, words in ((best, "best on\nvalidation"), (tuple(LAMBDAS).index("drm-1"), "best\nhere")):
+        at = (k, ood_mean(tuple(LAMBDAS)[k]).mean())
+        bottom.plot(*at, "o", color="#D55E00", markersize=10, zorder=4)
+        bottom.annotate(
+            words, at, (0, -14), textcoords="offset points", ha="center", va="top", color="#D55E00"
+        )
     top.set(title="What validation sees (above) and what it cannot see (below)", ylim=(75, 94))
     lambda_axis(bottom)
     plt.show()
@@ -775,16 +774,6 @@ def more_ablations():
         worst = mean_sd(worst_log_loss(name, beta, alpha), 2)
         rows.append([words, mean_sd(misled), mean_sd(mean), lead, worst])
     table(["", "place misleads", "OOD mean", "DRM's lead", "worst log loss"], *rows)
-
-
-def train_live(lam=1.0):
-    """Train DRM on the first seed as drm_min does, and evaluate it: what drm_min.evaluate returns."""
-    setup = first_setup()
-    job = drm_min.Job("drm", 0, ("default", "concept"), lam, 1 / (1 + lam), "posterior")
-    targets, _ = drm_min.targets_for(job, setup)
-    model = copy.deepcopy(setup.zero_shot)
-    drm_min.train(model, setup.data.train, setup.prompts, targets, job, setup.config)
-    return drm_min.evaluate(drm_min.predict_all(model, setup.data, setup.prompts), setup.data, job.beta)
 
 
 # ------------------------------------------------------------------------------------------------ notebook 6
