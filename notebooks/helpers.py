@@ -671,38 +671,27 @@ def ood_of(lams):
     return torch.stack([ood_mean(names[lam])[seed] for seed, lam in enumerate(lams)])
 
 
-def dials_map(measures=("same site", "OOD mean", "worst log loss")):
-    """All lambdas and betas as maps, mean over five seeds; a frame marks beta = 1/(1 + lambda)."""
+def dials_map():
+    """All lambdas and betas as two maps, mean over five seeds; a frame marks beta = 1/(1 + lambda)."""
     betas = [b for b in BETAS if b not in (0.1, 0.8, 0.9)]  # these have a derived value beside them
-    figure, panels = plt.subplots(len(measures), 1, figsize=(9.5, 3.3 * len(measures)))
-    for axes, measure in zip(panels, measures):
-        values = torch.stack(
-            [torch.stack([dial(name, b, measure).mean() for b in betas]) for name in LAMBDAS]
-        )
-        good = -values if measure == "worst log loss" else values
-        low = good.quantile(0.16)  # the worst sixth is left out of the colours, so that the rest differ
-        bright = ((good - low) / (good.max() - low)).clamp(0, 1)
+    inside = [[recorded(name, "same site", beta=b).mean() for b in betas] for name in LAMBDAS]
+    outside = [[ood_mean(name, beta=b).mean() for b in betas] for name in LAMBDAS]
+    figure, panels = plt.subplots(2, 1, figsize=(9.5, 6.6))
+    for axes, name, values in zip(panels, ("Same site", "OOD mean"), map(torch.tensor, (inside, outside))):
+        low = values.quantile(0.16)  # the worst sixth is left out of the colours, so that the rest differ
+        bright = ((values - low) / (values.max() - low)).clamp(0, 1)
         axes.imshow(bright, cmap="cividis", aspect="auto")
-        for i, name in enumerate(LAMBDAS):
+        for i, training in enumerate(LAMBDAS):
             for j, value in enumerate(values[i].tolist()):
-                text = f"{value:.2f}" if measure == "worst log loss" else f"{value:.1f}"
                 colour = "white" if bright[i, j] < 0.45 else "black"
-                axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=11)
-            corner = betas.index(beta_of(name)) - 0.46, i - 0.45
+                axes.text(j, i, f"{value:.1f}", ha="center", va="center", color=colour)
+            corner = betas.index(beta_of(training)) - 0.46, i - 0.45
             axes.add_patch(plt.Rectangle(corner, 0.92, 0.9, fill=False, color="#D55E00", linewidth=2.5))
-        unit = "nats, lower is better" if measure == "worst log loss" else "accuracy (%)"
-        axes.set(title=f"{measure}: {unit}", xlabel="β", ylabel="λ")
+        axes.set(title=f"{name}: accuracy (%)", xlabel="β (weight of the default head)", ylabel="λ")
         axes.set_xticks(range(len(betas)), [f"{b:.2g}" for b in betas])
         axes.set_yticks(range(7), [f"{lam:g}".replace("inf", "∞") for lam in LAMBDAS.values()])
         axes.grid(False)
     plt.show()
-
-
-def dial(training, beta, measure):
-    """A measure of a training at a beta, a seed each (5,): a domain's accuracy, OOD mean, worst log loss."""
-    if measure == "worst log loss":
-        return worst_log_loss(training, beta)
-    return ood_mean(training, beta=beta) if measure == "OOD mean" else recorded(training, measure, beta=beta)
 
 
 def dials():
