@@ -5,6 +5,7 @@ The first part is for all notebooks; then each has a section of its own, for its
 """
 
 import functools
+import io
 import json
 import math
 import statistics
@@ -22,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 import drm_min
 from support.report import METHODS, by_name, column
 from support.targets import TRUST
-from support.texts import load_descriptions
+from support.texts import load_descriptions, prompts_of
 from support.weights import load_clip
 from support.wording import check
 from toy import world
@@ -992,6 +993,425 @@ def frozen_bars(usual, fair):
 
 
 # ------------------------------------------------------------------------------------------------ notebook 5
+
+FINITE = tuple(LAMBDAS)[:-1]  # the lambdas at which the default head is trained
+NAMES_OF_LAMBDAS = ("0\nERM", "0.1", "0.3", "1\nDRM", "3", "10", "∞\nWRM")
+OF_DOMAINS = {  # colour, line and marker of a domain (Tol's muted colours, none of them a method's)
+    "same site": ("#332288", "-", "o"),
+    "object hidden": ("#999933", "--", "s"),
+    "place random": ("#777777", "-.", "^"),
+    "place misleads": ("#882255", ":", "D"),
+}
+
+
+def colour_of(training):
+    """Of a training on the path of lambda: from dark (0) to light (infinity)."""
+    return plt.cm.viridis(tuple(LAMBDAS).index(training) / 6.5)
+
+
+def tradeoff_picture():
+    """`same site` against the OOD mean along the path of lambda: five seeds, their mean and deviation."""
+    inside = torch.stack([recorded(name, "same site") for name in LAMBDAS])  # (7, 5)
+    outside = torch.stack([ood_mean(name) for name in LAMBDAS])
+    figure, axes = plt.subplots(figsize=(8.5, 4.6))
+    axes.plot(inside, outside, color="#BBBBBB", linewidth=1)
+    axes.plot(inside.mean(1), outside.mean(1), color="black", linewidth=2)
+    methods = {"erm": "erm", "drm-1": "drm", "wrm": "wrm"}
+    for k, (name, lam) in enumerate(LAMBDAS.items()):
+        method, colour, marker = METHODS[methods[name]] if name in methods else ("", "black", "o")
+        at, inner = (inside[k].mean(), outside[k].mean()), 11 if method else 6
+        spread = {"xerr": inside[k].std(), "yerr": outside[k].std(), "elinewidth": 1.5}
+        axes.errorbar(*at, **spread, fmt=marker, color=colour, markersize=inner, zorder=3)
+        words = f"λ = {lam:g}".replace("inf", "∞") + f"  {method}" * bool(method)
+        places = {"drm-3": ((0, 32), "center"), "drm-10": ((-12, 18), "right"), "wrm": ((38, -18), "left")}
+        offset, ha = places.get(name, ((48, -5), "left"))
+        look = {"textcoords": "offset points", "ha": ha, "weight": "bold" if method else "normal"}
+        axes.annotate(words, at, offset, color=colour, **look)
+    axes.text(76, 68.5, "grey lines: the five seeds", color="#777777", va="center")
+    axes.set(xlim=(75, 96), ylim=(56, 70), title="λ from ERM to WRM: the best OOD mean lies between")
+    axes.set(xlabel="accuracy in the same site (%)", ylabel="OOD mean accuracy (%)")
+    axes.set_xticks(range(76, 97, 4))
+    plt.show()
+
+
+def draw_curve(axes, x, values, name, colour, line="-", marker="", **look):
+    """A curve of values (len(x), 5), a column a seed: their mean, and a band of one standard deviation."""
+    mean, sd = values.mean(1), values.std(1)
+    axes.fill_between(x, mean - sd, mean + sd, color=colour, alpha=0.2, linewidth=0)
+    axes.plot(x, mean, linestyle=line, marker=marker, color=colour, label=name, **look)
+
+
+def lambda_axis(axes, names=tuple(LAMBDAS)):
+    """The seven lambdas, or the first of them, at equal distances."""
+    axes.set_xticks(range(len(names)), NAMES_OF_LAMBDAS[: len(names)])
+    axes.set(xlabel="λ in training")
+
+
+def over_lambda(metric, summary):
+    """A metric of the four domains along the path of lambda, each at beta 1/(1 + lambda).
+
+    summary: name of a thick black curve and its values (7, 5), a row for each lambda, a column a seed.
+    """
+    figure, axes = plt.subplots(figsize=(8.5, 4.4))
+    label_of, values = summary
+    draw_curve(axes, range(7), values, label_of, "black", linewidth=7, alpha=0.25)
+    ends = {label_of: values[0].mean()}
+    for domain, (colour, line, marker) in OF_DOMAINS.items():
+        values = torch.stack([recorded(name, domain, metric) for name in LAMBDAS])
+        draw_curve(axes, range(7), values, domain, colour, line, marker)
+        ends[domain] = values[0].mean()
+    losses = metric == "log_loss"
+    for name, end in ends.items():
+        colour = OF_DOMAINS.get(name, ("black",))[0]
+        nudge = {"worst of the four": 8, "place misleads": -8}.get(name, 0) if losses else 0
+        look = {"textcoords": "offset points", "ha": "right", "va": "center", "color": colour}
+        axes.annotate(name, (0, end), (-11, nudge), weight="bold" if colour == "black" else "normal", **look)
+    lambda_axis(axes)
+    unit = "log loss (nats), lower is better" if losses else "accuracy (%)"
+    title = "The worst case is best inside" if losses else "Two domains gain, two lose"
+    axes.set(ylabel=unit, title=title, xlim=(-2.1, 6.3))
+    plt.show()
+
+
+def pairs_picture(names, reference):
+    """Why pairs. Left: OOD means, a line for each training, over the seeds. Right: differences to `reference`
+    with two standard errors, as if the seeds were others, and paired by seed.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4), width_ratios=(1, 1.15))
+    for name in names:
+        values, label = ood_mean(name), f"λ = {LAMBDAS[name]:g}"
+        left.plot(SEEDS, values, "o-", color=colour_of(name))
+        nudge = {"drm-3": -6, "drm-1": 7}.get(name, 0)
+        look = {"textcoords": "offset points", "va": "center", "color": colour_of(name)}
+        left.annotate(label, (4, values[-1]), (8, nudge), **look)
+    left.set(xlabel="seed", ylabel="OOD mean accuracy (%)", xlim=(-0.3, 5.3), xticks=SEEDS)
+    left.set(title="The seeds' lines run side by side")
+    own, others = ood_mean(reference), [name for name in names if name != reference]
+    for k, name in enumerate(others):
+        other = ood_mean(name)
+        errors = {"unpaired": ((own.var() + other.var()) / len(own)).sqrt()}
+        errors["paired"] = (own - other).std() / math.sqrt(len(own))
+        for j, (kind, error) in enumerate(errors.items()):
+            at, y = (own - other).mean(), -k - 0.3 * j
+            colour = "black" if j else "#999999"
+            right.errorbar(at, y, xerr=error, fmt="o", color=colour, capsize=5, linewidth=2)
+            words = f"{kind}:\n{at:.2f} ± {error:.2f}"
+            right.text(at + error + 0.12, y, words, va="center", color=colour, fontsize=11)
+    right.axvline(0, color="black", linewidth=1)
+    names = [f"λ {LAMBDAS[reference]:g} minus λ {LAMBDAS[name]:g}" for name in others]
+    right.set_yticks([-k - 0.15 for k in range(len(others))], names)
+    right.set(ylim=(-len(others) + 0.45, 0.4), xlim=(-0.5, 3.4), xlabel="difference in OOD mean (points)")
+    right.set(title="Pairing shrinks the error")
+    plt.show()
+
+
+def over_beta(names=("erm", "drm-0.3", "drm-1", "drm-3", "drm-10")):
+    """Accuracies over beta, a curve for each training; a diamond marks beta = 1/(1 + lambda)."""
+    lines = dict(zip(names, ("-", "--", "-", "-.", ":")))
+    figure, panels = plt.subplots(1, 2, figsize=(10.5, 4.4))
+    for axes, domain in zip(panels, ("same site", "OOD mean")):
+        for name in names:
+            values = [
+                ood_mean(name, beta=b) if domain == "OOD mean" else recorded(name, domain, beta=b)
+                for b in BETAS
+            ]
+            values, own = torch.stack(values), BETAS.index(beta_of(name))
+            look = {"color": colour_of(name), "linewidth": 2.5, "label": f"λ = {LAMBDAS[name]:g}"}
+            axes.plot(BETAS, values.mean(1), lines[name], **look)
+            look = {"color": colour_of(name), "markeredgecolor": "black", "markersize": 10, "zorder": 4}
+            axes.plot(BETAS[own], values[own].mean(), "D", **look)
+        axes.set(xlabel="β (weight of the default head)", ylabel="accuracy (%)")
+    panels[0].set(title="Same site: flat above 0.5")
+    panels[1].set(title="OOD mean: best near the middle")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names))
+    plt.show()
+
+
+@functools.cache
+def source_targets():
+    """Labels (N,) and `posterior` core targets (N, C) of the first seed's `same site` test images."""
+    config, data = drm_min.Config(), toy_data()
+    zero_shot, tokenizer = load_clip(config.model)
+    texts, unseen = prompts_of(config, data.classes), data.tests["same site"]
+    with torch.no_grad():
+        head = drm_min.build_head(zero_shot, drm_min.tokenize(tokenizer, texts["concept"].values()))
+        features, scale = drm_min.encode_images(zero_shot, unseen), drm_min.logit_scale(zero_shot)
+    targets = drm_min.core_targets("posterior", features, unseen.labels, head, scale)
+    return unseen.labels, targets(torch.arange(len(unseen))).double()
+
+
+def risk_over_beta(betas, risks):
+    """The dual risk over beta above its lowest value, in nats: {training: risks (len(betas),)}."""
+    figure, axes = plt.subplots(figsize=(8.5, 3.9))
+    for name, risk in risks.items():
+        above = torch.tensor(risk) - min(risk)
+        lam, colour = LAMBDAS[name], colour_of(name)
+        axes.plot(betas, above, color=colour, linewidth=2.5, label=f"λ = {lam:g}")
+        axes.plot(beta_of(name), -0.012, "D", color=colour, markeredgecolor="black", markersize=10, zorder=4)
+        lowest = betas[int(above.argmin())]
+        axes.plot(lowest, 0, "|", color=colour, markersize=20, markeredgewidth=2.5)
+    axes.set(ylim=(-0.03, 0.3), xlabel="β (weight of the default head)", ylabel="nats above its minimum")
+    axes.set(title="The dual risk on source images is least near β = 1/(1 + λ)")
+    axes.legend(loc="upper center")
+    plt.show()
+
+
+def two_betas():
+    """The OOD mean along the path of lambda, with the derived beta and with 0.5."""
+    figure, axes = plt.subplots(figsize=(8.5, 3.7))
+    for name, beta, line in (("β = 1/(1 + λ)", None, "-"), ("β = 0.5", 0.5, "--")):
+        values = torch.stack([ood_mean(training, beta=beta) for training in FINITE])
+        colour = "#777777" if beta is None else "black"
+        draw_curve(axes, range(6), values, name, colour, line, "o", linewidth=2.5)
+        look = {"textcoords": "offset points", "va": "center", "color": colour}
+        axes.annotate(name, (5, values[-1].mean()), (12, 0), **look)
+    lambda_axis(axes, FINITE)
+    axes.set(ylabel="OOD mean accuracy (%)", title="Much of the fall at large λ is β", xlim=(-0.3, 6.4))
+    plt.show()
+
+
+def cost_and_gain(training, domain="OOD mean", alpha=1.0):
+    """Points that a model loses to ERM in `same site`, and gains in a domain or the OOD mean: (5,) each."""
+    cost = recorded("erm", "same site") - recorded(training, "same site", alpha=alpha)
+    if domain == "OOD mean":
+        return cost, ood_mean(training, alpha=alpha) - ood_mean("erm")
+    return cost, recorded(training, domain, alpha=alpha) - recorded("erm", domain)
+
+
+def paths_picture():
+    """Gain against cost, both paired with ERM: the path of lambda, and WiSE-FT from three trainings."""
+    figure, panels = plt.subplots(1, 2, figsize=(10.5, 4.6))
+    for axes, domain in zip(panels, ("OOD mean", "place misleads")):
+
+        def draw(models, label, colour, line, marker, axes=axes, domain=domain, **look):
+            both = torch.stack(
+                [torch.stack(cost_and_gain(name, domain, alpha)) for name, alpha in models]
+            )  # (M, 2, 5)
+            (x, y), (dx, dy) = both.mean(2).T, both.std(2).T / math.sqrt(5)
+            axes.errorbar(x, y, dy, dx, linestyle=line, color=colour, marker=marker, label=label, **look)
+            return x, y
+
+        for training, method in zip(WITH_ALPHAS, ("erm", "drm", "flyp")):
+            name, colour, marker = METHODS[method]
+            models = [(training, alpha) for alpha in (1.0, *reversed(ALPHAS))]
+            draw(models, f"{name}, α from 1 down", colour, ":", marker, markerfacecolor="white")
+        x, y = draw(
+            [(name, 1.0) for name in LAMBDAS], "λ from 0 up", "black", "-", "o", linewidth=2.5, zorder=4
+        )
+        for k in (3, 4, 5):
+            lam = list(LAMBDAS.values())[k]
+            offset, ha = ((-8, 6), "right") if lam == 1 else ((0, 10), "left")
+            axes.annotate(f"λ {lam:g}", (x[k], y[k]), offset, textcoords="offset points", ha=ha)
+        axes.axhline(0, color="black", linewidth=1)
+        axes.axvline(0, color="black", linewidth=1)
+        axes.set(xlim=(-1.9, 10.6), xlabel="cost: points lost in the same site")
+    panels[0].set(ylim=(-6, 5), ylabel="gain over ERM (points)", title="Gain in the OOD mean")
+    panels[1].set(ylim=(-2, 14), title="Gain where the place misleads")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    plt.show()
+
+
+@functools.cache
+def rival_rows():
+    """The rows of the table of rivals at alpha 1: {(method, beta): its rows, a seed each}."""
+    rows = {}
+    for row in load_run("rivals")["results"]:
+        if row["alpha"] == 1 or row["method"] == "zero-shot":
+            rows.setdefault((row["method"], row["beta"]), []).append(row)
+    return rows
+
+
+def rival(method, measure="OOD mean", beta=None):
+    """A method of METHODS, as the table of rivals has it, a seed each: (5,).
+
+    measure: `OOD mean` or a domain (accuracies in %), or `worst log loss` (nats). beta only tells the
+    heads of the zero-shot model apart.
+    """
+    [rows] = [rows for (name, at), rows in rival_rows().items() if name == method and beta in (None, at)]
+    if measure == "worst log loss":
+        values = [row["summary"]["worst_log_loss"] for row in rows]
+    elif measure == "OOD mean":
+        values = [100 * row["summary"]["ood_mean_accuracy"] for row in rows]
+    else:
+        values = [100 * row["domains"][measure]["accuracy"] for row in rows]
+    return torch.tensor(values, dtype=torch.double)
+
+
+def ablation_picture(methods):
+    """Each method against ERM, paired by seed: OOD mean and worst log loss, with standard errors."""
+    figure, panels = plt.subplots(1, 2, figsize=(10.5, 4.4), sharey=True)
+    units = {
+        "OOD mean": "lead over ERM in OOD mean (points)",
+        "worst log loss": "worst log loss minus ERM's (nats)",
+    }
+    for axes, (measure, unit) in zip(panels, units.items()):
+        for k, method in enumerate(methods):
+            _, colour, marker = METHODS[method]
+            lead = rival(method, measure) - rival("erm", measure)
+            error = lead.std() / math.sqrt(len(lead))
+            axes.plot([0, lead.mean()], [-k, -k], color=colour, linewidth=2, alpha=0.5)
+            axes.errorbar(lead.mean(), -k, xerr=error, fmt=marker, color=colour, markersize=10, capsize=5)
+            digits = 1 if measure == "OOD mean" else 2
+            words = f"{lead.mean():+.{digits}f}"
+            look = {"textcoords": "offset points", "ha": "center", "zorder": 5}
+            look["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+            axes.annotate(words, (lead.mean(), -k), (0, 10), **look)
+        axes.axvline(0, color="black", linewidth=1)
+        axes.set(xlabel=unit, ylim=(-len(methods) + 0.4, 0.8))
+        axes.margins(x=0.1)
+    panels[0].set_yticks([-k for k in range(len(methods))], [METHODS[method][0] for method in methods])
+    panels[0].set(title="Accuracy: right is better")
+    panels[1].set(title="Worst domain: left is better")
+    plt.show()
+
+
+def domain_gains(pairs):
+    """Bars of paired differences in the four domains, with standard errors, a panel for each pair.
+
+    pairs: title -> (colour, differences (4, 5)).
+    """
+    figure, panels = plt.subplots(1, len(pairs), figsize=(10.5, 3.9))
+    for axes, (title, (colour, values)) in zip(panels, pairs.items()):
+        mean, error = values.mean(1), values.std(1) / math.sqrt(values.shape[1])
+        axes.bar(range(4), mean, 0.6, yerr=error, color=colour, capsize=4)
+        axes.axhline(0, color="black", linewidth=1)
+        axes.set_xticks(range(4), [domain.replace(" ", "\n") for domain in DOMAINS])
+        axes.set(title=title, ylabel="difference (points)")
+    plt.show()
+
+
+def choice_picture(price=1.0):
+    """Validation accuracy and OOD mean along the path of lambda, with what is within `price` of the best."""
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(8.5, 5.6), sharex=True)
+    for axes, unit, values in (
+        (top, "validation (%)", [recorded(name, "validation") for name in LAMBDAS]),
+        (bottom, "OOD mean (%)", [ood_mean(name) for name in LAMBDAS]),
+    ):
+        values = torch.stack(values)
+        draw_curve(axes, range(7), values, unit, "black", marker="o", linewidth=2.5)
+        axes.plot(range(7), values, color="#BBBBBB", linewidth=1)
+        axes.set(ylabel=unit)
+        if axes is top:
+            best = values.mean(1).max()
+            axes.axhspan(best - price, best, color="#009E73", alpha=0.2, linewidth=0)
+            axes.text(
+                6.2, best + 0.7, "green: within one point of the best mean", ha="right", color="#00664A"
+            )
+    best = int(torch.stack([recorded(name, "validation") for name in LAMBDAS]).mean(1).argmax())
+    for k, words in ((best, "best on\nvalidation"), (tuple(LAMBDAS).index("drm-1"), "best\nhere")):
+        at = (k, ood_mean(tuple(LAMBDAS)[k]).mean())
+        bottom.plot(*at, "o", color="#D55E00", markersize=10, zorder=4)
+        bottom.annotate(
+            words, at, (0, -14), textcoords="offset points", ha="center", va="top", color="#D55E00"
+        )
+    top.set(title="What validation sees (above) and what it cannot see (below)", ylim=(75, 94))
+    lambda_axis(bottom)
+    plt.show()
+
+
+def validation_of(seed, metric="accuracy"):
+    """{lambda: validation accuracy in %, or log loss in nats} of one seed."""
+    return {lam: recorded(name, "validation", metric)[seed].item() for name, lam in LAMBDAS.items()}
+
+
+def ood_of_lambdas(lams):
+    """The OOD means of five choices of lambda, one for each seed: (5,)."""
+    names = {lam: name for name, lam in LAMBDAS.items()}
+    return torch.stack([ood_mean(names[lam])[seed] for seed, lam in enumerate(lams)])
+
+
+def dials_map():
+    """All lambdas and betas as two maps, mean over five seeds; a frame marks beta = 1/(1 + lambda)."""
+    betas = [b for b in BETAS if b not in (0.1, 0.8, 0.9)]  # these have a derived value beside them
+    inside = [[recorded(name, "same site", beta=b).mean() for b in betas] for name in LAMBDAS]
+    outside = [[ood_mean(name, beta=b).mean() for b in betas] for name in LAMBDAS]
+    figure, panels = plt.subplots(2, 1, figsize=(9.5, 6.6))
+    for axes, name, values in zip(panels, ("Same site", "OOD mean"), map(torch.tensor, (inside, outside))):
+        low = values.quantile(0.16)  # the worst sixth is left out of the colours, so that the rest differ
+        bright = ((values - low) / (values.max() - low)).clamp(0, 1)
+        axes.imshow(bright, cmap="cividis", aspect="auto")
+        for i, training in enumerate(LAMBDAS):
+            for j, value in enumerate(values[i].tolist()):
+                colour = "white" if bright[i, j] < 0.45 else "black"
+                axes.text(j, i, f"{value:.1f}", ha="center", va="center", color=colour)
+            corner = betas.index(beta_of(training)) - 0.46, i - 0.45
+            axes.add_patch(plt.Rectangle(corner, 0.92, 0.9, fill=False, color="#D55E00", linewidth=2.5))
+        axes.set(title=f"{name}: accuracy (%)", xlabel="β (weight of the default head)", ylabel="λ")
+        axes.set_xticks(range(len(betas)), [f"{b:.2g}" for b in betas])
+        axes.set_yticks(range(7), [f"{lam:g}".replace("inf", "∞") for lam in LAMBDAS.values()])
+        axes.grid(False)
+    plt.show()
+
+
+def dials():
+    """Two sliders, lambda and beta, and the accuracies in the four domains as bars: a widget."""
+    import ipywidgets as widgets
+    from matplotlib.figure import Figure
+
+    options = [(f"{lam:g}".replace("inf", "∞"), name) for name, lam in LAMBDAS.items()]
+    lam = widgets.SelectionSlider(options=options, value="drm-1", description="λ")
+    beta = widgets.SelectionSlider(options=[i / 10 for i in range(11)], value=0.5, description="β")
+    picture = widgets.Image(format="png")
+
+    def turn(_=None):
+        figure, png = Figure(figsize=(7, 3), dpi=80, layout="constrained"), io.BytesIO()
+        axes = figure.subplots()
+        values = [recorded(lam.value, domain, beta=beta.value).mean().item() for domain in DOMAINS]
+        axes.bar(DOMAINS, values, 0.6, color=[OF_DOMAINS[domain][0] for domain in DOMAINS])
+        for k, value in enumerate(values):
+            axes.text(k, value + 1, f"{value:.1f}", ha="center")
+        mean, worst = (
+            ood_mean(lam.value, beta=beta.value).mean(),
+            worst_log_loss(lam.value, beta.value).mean(),
+        )
+        axes.set(ylim=(0, 100), ylabel="accuracy (%)")
+        axes.set(title=f"OOD mean {mean:.1f} %, worst log loss {worst:.2f} nats")
+        figure.savefig(png, format="png")
+        picture.value = png.getvalue()
+
+    for slider in (lam, beta):
+        slider.observe(turn, "value")
+    turn()
+    return widgets.VBox([widgets.HBox([lam, beta]), picture])
+
+
+def bound_picture():
+    """Log loss of ERM, WRM and DRM (lambda 1) in the four domains, and the better of two plus log 2."""
+    figure, axes = plt.subplots(figsize=(8.5, 3.9))
+    loss = {
+        name: torch.stack([recorded(name, domain, "log_loss") for domain in DOMAINS])
+        for name in ("erm", "drm-1", "wrm")
+    }
+    for k, (name, method) in enumerate((("erm", "erm"), ("drm-1", "drm"), ("wrm", "wrm"))):
+        label, colour, _ = METHODS[method]
+        x, values = torch.arange(4) + 0.26 * (k - 1), loss[name]
+        axes.bar(x, values.mean(1), 0.24, yerr=values.std(1), color=colour, label=label, capsize=3)
+    bound = torch.minimum(loss["erm"], loss["wrm"]).mean(1) + math.log(2)
+    for k, height in enumerate(bound):
+        axes.plot([k - 0.42, k + 0.42], [height, height], "k--", label="bound on DRM" if k == 0 else None)
+    axes.set(xticks=range(4), xticklabels=DOMAINS, ylabel="log loss (nats)", ylim=(0, 2.1))
+    axes.set(title="DRM stays under the better of the two + log 2")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=4)
+    plt.show()
+
+
+def more_ablations():
+    """Print DRM with other targets, texts and single heads: OOD mean, worst log loss, DRM's paired lead."""
+    which = {"DRM": ("drm-1", 0.5)}
+    which |= {f"targets {name}": (name, 0.5) for name in ("softmax", "normalized", "label", "oracle")}
+    which |= {f"texts {name}": (name, 0.5) for name in ("shuffled", "context")}
+    which |= {"DRM, default head alone": ("drm-1", 1.0), "DRM, concept head alone": ("drm-1", 0.0)}
+    which |= {"ERM": ("erm", 1.0), "ERM, concept head alone": ("erm", 0.0)}
+    which |= {"zero-shot, default head": ("zero-shot", 1.0), "zero-shot, concept head": ("zero-shot", 0.0)}
+    rows = []
+    for words, (name, beta) in which.items():
+        alpha = 0.0 if name == "zero-shot" else 1.0
+        mean = ood_mean(name, beta=beta, alpha=alpha)
+        misled = recorded(name, "place misleads", beta=beta, alpha=alpha)
+        lead = "" if words == "DRM" else mean_se(ood_mean("drm-1") - mean)
+        worst = mean_sd(worst_log_loss(name, beta, alpha), 2)
+        rows.append([words, mean_sd(misled), mean_sd(mean), lead, worst])
+    table(["", "place misleads", "OOD mean", "DRM's lead", "worst log loss"], *rows)
 
 
 # ------------------------------------------------------------------------------------------------ notebook 6

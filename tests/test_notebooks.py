@@ -236,6 +236,20 @@ def test_recorded_rows_are_not_all_there():
         helpers.pick(rows, "erm", beta=0.123)
 
 
+def test_the_table_of_rivals_contradicts_the_recorded_trainings():
+    for method, name in (
+        ("erm", "erm"),
+        ("wrm", "wrm"),
+        ("drm", "drm-1"),
+        ("dual", "onehot"),
+        ("flyp", "flyp"),
+    ):
+        gap = helpers.rival(method) - helpers.ood_mean(name)
+        assert gap.shape == (5,) and gap.abs().max() < 1, (method, gap)
+    gap = helpers.rival("zero-shot", beta=0.0) - helpers.ood_mean("zero-shot", beta=0.0, alpha=0.0)
+    assert gap.abs().max() < 1
+
+
 @pytest.mark.slow
 def test_recording_crashes_or_writes_another_form(tmp_path):
     record.record(tmp_path, [0], {"wrm": helpers.TRAININGS["wrm"]}, epochs=1)
