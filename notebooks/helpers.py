@@ -527,7 +527,7 @@ def show_sensitivity(change, flips):
     plt.show()
 
 
-def show_domains():
+def table_of_domains():
     """A table of the four domains: how often the place is the regular one, how many objects are visible."""
     rows = []
     for domain, (rho, visible) in world.DOMAINS.items():
