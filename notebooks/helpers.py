@@ -5,6 +5,7 @@ The first part is for all notebooks; then each has a section of its own, for its
 """
 
 import functools
+import inspect
 import json
 import math
 import statistics
@@ -338,6 +339,232 @@ def diagram():
 
 
 # ------------------------------------------------------------------------------------------------ notebook 4
+
+
+def body(function):
+    """The source of a function without its docstring, as text."""
+    head, _, rest = inspect.getsource(function).partition('"""')
+    return head.rstrip() + rest.partition('"""')[2].rstrip()
+
+
+def number_map(axes, values, form, rows=(), columns=(), **look):
+    """A table (n, m) as a map of colours with the number in each field; words beside it and below it."""
+    drawn = axes.imshow(values, aspect="auto", **look)
+    low, high = drawn.get_clim()
+    for i, row in enumerate(values.tolist()):
+        for k, value in enumerate(row):
+            colour = "white" if (value - low) / (high - low) > 0.6 else "black"
+            axes.text(k, i, format(value, form), ha="center", va="center", fontsize=11, color=colour)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
+    axes.tick_params(length=0)
+    axes.grid(False)
+
+
+def show_batch(images, names, logits, targets):
+    """Four images (B, 3, H, W), their logits (B, C) to the two heads, and below them their targets (B, C)."""
+    layout = {"width_ratios": [1, 5, 5]}
+    figure, panels = plt.subplots(2, 3, figsize=(11, 7.2), gridspec_kw=layout)
+    stack = images.permute(0, 2, 3, 1).flatten(0, 1)  # one above the other
+    titles = ("logits, default head", "logits, concept head"), ("targets: one-hot", "targets: $p_c$")
+    for row, values, of_row in zip(panels, (logits, targets), titles):
+        row[0].imshow(stack, interpolation="nearest", aspect="auto")
+        height = images.shape[2]
+        row[0].set_yticks([height * (i + 0.5) for i in range(len(names))], names)
+        row[0].set_xticks([])
+        row[0].tick_params(length=0)
+        row[0].grid(False)
+        for axes, table_of, title, cmap in zip(row[1:], values, of_row, ("Oranges", "Greens")):
+            form, high = (".1f", 10) if row is panels[0] else (".2f", 1)
+            columns = world.OBJECTS if row is panels[1] else ()
+            number_map(axes, table_of, form, (), columns, cmap=cmap, vmin=0, vmax=high)
+            axes.set_title(title)
+    plt.show()
+
+
+def term_bars(names, erm, wrm):
+    """What each image of a batch adds to the two terms, in nats: erm and wrm (B,)."""
+    figure, axes = plt.subplots(figsize=(8, 3.2))
+    x = torch.arange(len(names))
+    bars = ((-0.2, erm, "erm", "ERM: $-\\log q_{default}(y\\,|\\,x)$"), (0.2, wrm, "wrm", "WRM"))
+    for shift, values, method, label in bars:
+        label = label if method == "erm" else "WRM: $-\\sum_k p_c\\,\\log q_{concept}$"
+        drawn = axes.bar(x + shift, values, 0.38, color=METHODS[method][1], label=label)
+        axes.bar_label(drawn, fmt="%.2f", padding=2, fontsize=11)
+    axes.set_xticks(x, names)
+    axes.set(ylabel="cross-entropy (nats)", title="What each image adds to the two terms", ylim=(0, 4.6))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    plt.show()
+
+
+def floor_curves(targets):
+    """Cross-entropy against the probability of one class, for several targets: name -> (target, class).
+
+    The rest of the probability is shared out as in the target, so the lowest point is the target's entropy.
+    """
+    figure, axes = plt.subplots(figsize=(8, 3.8))
+    q = torch.linspace(0.005, 0.995, 199)
+    places = {0: (0.52, 0.3), 1: (0.76, 1.55), 2: (0.62, 2.75)}
+    looks = zip(targets.items(), (METHODS["erm"][1], METHODS["wrm"][1], "black"), ("-", "--", "-."))
+    for n, ((name, (target, c)), colour, line) in enumerate(looks):
+        t = float(target[c])
+        rest = torch.cat([target[:c], target[c + 1 :]])
+        entropy = -float(torch.special.xlogy(target, target).sum())
+        shares = rest / rest.sum().clamp(min=1e-9)
+        of_rest = -float(torch.special.xlogy(rest, shares).sum())
+        curve = -t * q.log() - (1 - t) * (1 - q).log() + of_rest
+        axes.plot(q, curve, line, color=colour, lw=2)
+        axes.plot(t, entropy, "o", color=colour, ms=9, clip_on=False, zorder=3)
+        axes.text(*places[n], f"{name}: floor {entropy:.2f}", color=colour, weight="bold")
+    axes.set(xlabel="$q(y\\,|\\,x)$, the probability of the label", ylabel="cross-entropy (nats)")
+    axes.set(
+        xlim=(0, 1), ylim=(0, 4), title="A soft target has a floor above 0, and a best confidence below 1"
+    )
+    plt.show()
+
+
+def show_tables(tables):
+    """Tables of targets side by side, rows are images: title -> ((B, K), names of the columns)."""
+    widths = [len(columns) for _, columns in tables.values()]
+    layout = {"width_ratios": widths}
+    figure, panels = plt.subplots(1, len(tables), figsize=(11, 3.4), sharey=True, gridspec_kw=layout)
+    for axes, (title, (values, columns)) in zip(panels, tables.items()):
+        rows = [f"image {i}" for i in range(len(values))]
+        number_map(axes, values, ".2f", rows, columns, cmap="Blues", vmin=0, vmax=1)
+        axes.set_title(title, fontsize=12)
+    plt.show()
+
+
+def show_pulls(images, panels):
+    """Where a loss pulls unit embeddings (B, 2): title -> (texts (K, 2), their names, pulls (B, 2))."""
+    figure, both = plt.subplots(1, 2, figsize=(9.5, 4.2))
+    for axes, (title, (texts, names, pulls)) in zip(both, panels.items()):
+        axes.add_patch(plt.Circle((0, 0), 1, fill=False, color="#BBBBBB"))
+        for text, name in zip(texts.tolist(), names):
+            axes.plot([0, text[0]], [0, text[1]], color=METHODS["erm"][1], lw=1.5)
+            axes.plot(*text, "s", color=METHODS["erm"][1], ms=11)
+            axes.text(0.66 * text[0] + 0.05, 0.66 * text[1], name, fontsize=10.5, color=METHODS["erm"][1])
+        along = pulls - (pulls * images).sum(1, keepdim=True) * images  # what turns the embedding
+        for i, (at, pull) in enumerate(zip(images, along)):
+            axes.plot(*at.tolist(), "o", color="black", ms=6, zorder=3)
+            axes.text(*(1.22 * at).tolist(), str(i), ha="center", va="center", weight="bold")
+            if pull.norm() > 0.02:
+                end = at + 0.5 * pull
+                look = {"arrowstyle": "-|>", "color": "#0072B2", "lw": 3, "mutation_scale": 20}
+                axes.annotate("", end.tolist(), at.tolist(), arrowprops=look, zorder=4)
+        axes.set(xlim=(-1.35, 1.35), ylim=(-1.2, 1.4), aspect="equal", title=title)
+        axes.set(xlabel="first number", ylabel="second number")
+    plt.show()
+
+
+def loss_curves(losses, floors, reference):
+    """The dual loss, its two terms and the WRM term's floor over the steps of a training, in nats.
+
+    losses: a (loss, ERM term, WRM term) each step; floors and reference: a number each step.
+    """
+    total, erm, wrm = zip(*losses)
+    steps = range(1, len(losses) + 1)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.9))
+    left.plot(steps, reference, color=METHODS["drm"][1], lw=2.5, label="drm_min.train")
+    left.plot(steps, total, "o", mfc="none", color="black", label="our loop")
+    left.set(title="The dual loss: the same, step by step", ylim=(0, None))
+    right.plot(steps, erm, "s-", ms=4, color=METHODS["erm"][1], label="ERM term")
+    right.plot(steps, wrm, "^-", ms=4, color=METHODS["wrm"][1], label="WRM term")
+    right.plot(steps, floors, ":", color="black", lw=2, label="its floor: mean entropy of $p_c$")
+    right.set(title="One term falls, the other does not", ylim=(0, 1.9))
+    left.legend(loc="lower left")
+    right.legend(loc="upper right", fontsize=11)
+    for axes in (left, right):
+        axes.set(xlabel="step of the training", ylabel="loss of the batch (nats)")
+    plt.show()
+
+
+def cosine_curves(found):
+    """The cosine of the two terms' gradients over training: (targets, group, step) -> a cosine each run."""
+    looks = {
+        "onehot": (METHODS["dual"][1], "D", "--"),
+        "oracle": ("black", "*", ":"),
+        "posterior": (METHODS["drm"][1], "o", "-"),
+    }
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4), sharey=True)
+    steps = sorted({step for _, _, step in found})
+    for axes, group in zip(panels, ("visible", "hidden")):
+        for name, (colour, marker, line) in looks.items():
+            values = torch.tensor([found[name, group, step] for step in steps])  # (steps, runs)
+            mean, sd = values.mean(1), values.std(1)
+            axes.plot(steps, mean, color=colour, marker=marker, ls=line, label=f"`{name}`", ms=8)
+            axes.fill_between(steps, mean - sd, mean + sd, color=colour, alpha=0.15, lw=0)
+        axes.axhline(0, color="#555555", lw=1)
+        axes.set_xscale("symlog", base=2, linthresh=1)
+        axes.set_xticks(steps, steps)
+        axes.set(xlabel="step of the training", title=f"object {group}", ylim=(-1, 1.05))
+    panels[0].set_ylabel("cosine of the gradients")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    plt.show()
+
+
+def two_mixtures(image, rows):
+    """One image, and what is said of it: title -> probabilities (C,). The most probable class is dark."""
+    layout = {"width_ratios": [1.1, *[2] * len(rows)]}
+    figure, panels = plt.subplots(1, 1 + len(rows), figsize=(11, 3.3), gridspec_kw=layout)
+    plain(panels[0]).imshow(image.permute(1, 2, 0), interpolation="nearest")
+    for axes, (title, p) in zip(panels[1:], rows.items()):
+        best = int(p.argmax())
+        colours = ["#333333" if c == best else "#9BBAD3" for c in range(len(p))]
+        drawn = axes.barh(range(len(p)), p, color=colours)
+        texts = [f"{v:.2f}" if v > 0.08 else "" for v in p.tolist()]
+        axes.bar_label(drawn, texts, padding=2, fontsize=10)
+        axes.set_yticks(range(len(p)), world.OBJECTS if axes is panels[1] else [""] * len(p))
+        axes.set(xlim=(0, 0.88), title=title, xlabel="probability")
+        axes.invert_yaxis()
+        axes.grid(False)
+    plt.show()
+
+
+def bound_scatter(concept, mixtures):
+    """Losses of mixtures against those of the concept head, with the bound log 2 above it; all (N,), nats."""
+    figure, panels = plt.subplots(1, 2, figsize=(10, 3.9), sharex=True, sharey=True)
+    for axes, (title, values) in zip(panels, mixtures.items()):
+        over = values > concept + math.log(2)
+        axes.plot(concept[~over], values[~over], ".", color=METHODS["drm"][1], ms=4, alpha=0.6)
+        axes.plot(concept[over], values[over], "x", color=METHODS["erm"][1], ms=5)
+        axes.plot([0, 8], [math.log(2), 8 + math.log(2)], color="black", lw=1.5)
+        axes.text(0.25, 8.2, f"over the line: {int(over.sum())} of {len(over)}", weight="bold")
+        axes.set(title=title, xlabel="$-\\log q_{concept}(y\\,|\\,x)$ (nats)", xlim=(0, 6), ylim=(0, 9))
+    panels[0].set_ylabel("$-\\log p(y\\,|\\,x)$ (nats)")
+    plt.show()
+
+
+def wise_curves(methods):
+    """WiSE-FT as recorded: accuracy over alpha, OOD mean and `same site`; training -> key of METHODS."""
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.2))
+    alphas = [*ALPHAS, 1.0]
+    titles = ("OOD mean of three shifted domains", "same site (as in training)")
+    for training, method in methods.items():
+        name, colour, marker = METHODS[method]
+        series = (
+            [ood_mean(training, alpha=a) for a in alphas],
+            [recorded(training, "same site", alpha=a) for a in alphas],
+        )
+        for axes, values, title in zip(panels, series, titles):
+            mean, sd = torch.stack(values).mean(1), torch.stack(values).std(1)
+            axes.plot(alphas, mean, color=colour, marker=marker, label=name)
+            axes.fill_between(alphas, mean - sd, mean + sd, color=colour, alpha=0.15, lw=0)
+            axes.set(title=title, xlabel="α (0: zero-shot weights, 1: fine-tuned)", ylabel="accuracy (%)")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    plt.show()
+
+
+def resting_bars(rests):
+    """Where predictions stop that slide down a loss: name -> (probabilities (C,), colour)."""
+    figure, axes = plt.subplots(figsize=(8.5, 3.4))
+    for j, (name, (q, colour)) in enumerate(rests.items()):
+        x = torch.arange(len(q)) + 0.2 * (j - 1.5)
+        axes.bar(x, q, 0.18, color=colour, label=name)
+    axes.set_xticks(range(len(q)), [f"class {c}" for c in range(len(q))])
+    axes.set(ylabel="probability at rest", title="Two heads, mixed, end where one head does")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    plt.show()
 
 
 # ------------------------------------------------------------------------------------------------ notebook 5
