@@ -362,22 +362,25 @@ def number_map(axes, values, form, rows=(), columns=(), **look):
 
 
 def show_batch(images, names, logits, targets):
-    """Four images (B, 3, H, W), their logits (B, C) to the two heads, and below them their targets (B, C)."""
+    """Images (B, 3, H, W) with their names, beside their logits to the two heads and, below, their targets.
+
+    logits and targets: a pair (B, C) each, of the default and of the concept head.
+    """
     layout = {"width_ratios": [1, 5, 5]}
-    figure, panels = plt.subplots(2, 3, figsize=(11, 7.2), gridspec_kw=layout)
+    figure, panels = plt.subplots(2, 3, figsize=(11, 7.6), gridspec_kw=layout)
     stack = images.permute(0, 2, 3, 1).flatten(0, 1)  # one above the other
     titles = ("logits, default head", "logits, concept head"), ("targets: one-hot", "targets: $p_c$")
-    for row, values, of_row in zip(panels, (logits, targets), titles):
+    middle = [images.shape[2] * (i + 0.5) for i in range(len(names))]
+    for row, values, of_row, form, high in (
+        (panels[0], logits, titles[0], ".1f", 9),
+        (panels[1], targets, titles[1], ".2f", 1),
+    ):
         row[0].imshow(stack, interpolation="nearest", aspect="auto")
-        height = images.shape[2]
-        row[0].set_yticks([height * (i + 0.5) for i in range(len(names))], names)
-        row[0].set_xticks([])
+        row[0].set(xticks=[], yticks=middle, yticklabels=names)
         row[0].tick_params(length=0)
         row[0].grid(False)
-        for axes, table_of, title, cmap in zip(row[1:], values, of_row, ("Oranges", "Greens")):
-            form, high = (".1f", 10) if row is panels[0] else (".2f", 1)
-            columns = world.OBJECTS if row is panels[1] else ()
-            number_map(axes, table_of, form, (), columns, cmap=cmap, vmin=0, vmax=high)
+        for axes, of_head, title, cmap in zip(row[1:], values, of_row, ("Oranges", "Greens")):
+            number_map(axes, of_head, form, (), world.OBJECTS, cmap=cmap, vmin=0, vmax=high)
             axes.set_title(title)
     plt.show()
 
@@ -386,9 +389,10 @@ def term_bars(names, erm, wrm):
     """What each image of a batch adds to the two terms, in nats: erm and wrm (B,)."""
     figure, axes = plt.subplots(figsize=(8, 3.2))
     x = torch.arange(len(names))
-    bars = ((-0.2, erm, "erm", "ERM: $-\\log q_{default}(y\\,|\\,x)$"), (0.2, wrm, "wrm", "WRM"))
-    for shift, values, method, label in bars:
-        label = label if method == "erm" else "WRM: $-\\sum_k p_c\\,\\log q_{concept}$"
+    for shift, values, method, label in (
+        (-0.2, erm, "erm", "ERM: $-\\log q_{default}(y\\,|\\,x)$"),
+        (0.2, wrm, "wrm", "WRM: $-\\sum_k p_c\\,\\log q_{concept}$"),
+    ):
         drawn = axes.bar(x + shift, values, 0.38, color=METHODS[method][1], label=label)
         axes.bar_label(drawn, fmt="%.2f", padding=2, fontsize=11)
     axes.set_xticks(x, names)
@@ -404,12 +408,12 @@ def floor_curves(targets):
     """
     figure, axes = plt.subplots(figsize=(8, 3.8))
     q = torch.linspace(0.005, 0.995, 199)
-    places = {0: (0.52, 0.3), 1: (0.76, 1.55), 2: (0.62, 2.75)}
+    places = ((0.3, 0.2), (0.3, 1.58), (0.12, 2.75))
     looks = zip(targets.items(), (METHODS["erm"][1], METHODS["wrm"][1], "black"), ("-", "--", "-."))
     for n, ((name, (target, c)), colour, line) in enumerate(looks):
         t = float(target[c])
         rest = torch.cat([target[:c], target[c + 1 :]])
-        entropy = -float(torch.special.xlogy(target, target).sum())
+        entropy = abs(float(torch.special.xlogy(target, target).sum()))
         shares = rest / rest.sum().clamp(min=1e-9)
         of_rest = -float(torch.special.xlogy(rest, shares).sum())
         curve = -t * q.log() - (1 - t) * (1 - q).log() + of_rest
@@ -435,6 +439,12 @@ def show_tables(tables):
     plt.show()
 
 
+def unit(*degrees):
+    """Angles -> unit vectors (n, 2)."""
+    angles = torch.tensor(degrees).deg2rad()
+    return torch.stack([angles.cos(), angles.sin()], 1)
+
+
 def show_pulls(images, panels):
     """Where a loss pulls unit embeddings (B, 2): title -> (texts (K, 2), their names, pulls (B, 2))."""
     figure, both = plt.subplots(1, 2, figsize=(9.5, 4.2))
@@ -442,15 +452,17 @@ def show_pulls(images, panels):
         axes.add_patch(plt.Circle((0, 0), 1, fill=False, color="#BBBBBB"))
         for text, name in zip(texts.tolist(), names):
             axes.plot([0, text[0]], [0, text[1]], color=METHODS["erm"][1], lw=1.5)
-            axes.plot(*text, "s", color=METHODS["erm"][1], ms=11)
-            axes.text(0.66 * text[0] + 0.05, 0.66 * text[1], name, fontsize=10.5, color=METHODS["erm"][1])
+            axes.plot(*text, "s", color=METHODS["erm"][1], ms=9)
+            axes.text(
+                *(0.5 * torch.tensor(text) + torch.tensor([0.05, 0])).tolist(), name, color=METHODS["erm"][1]
+            )
         along = pulls - (pulls * images).sum(1, keepdim=True) * images  # what turns the embedding
         for i, (at, pull) in enumerate(zip(images, along)):
-            axes.plot(*at.tolist(), "o", color="black", ms=6, zorder=3)
-            axes.text(*(1.22 * at).tolist(), str(i), ha="center", va="center", weight="bold")
+            axes.plot(*at.tolist(), "o", color="black", ms=5, zorder=3)
+            axes.text(*(1.18 * at).tolist(), str(i), ha="center", va="center", weight="bold")
             if pull.norm() > 0.02:
-                end = at + 0.5 * pull
-                look = {"arrowstyle": "-|>", "color": "#0072B2", "lw": 3, "mutation_scale": 20}
+                end = at + 2 * pull
+                look = {"arrowstyle": "-|>", "color": "#0072B2", "lw": 3, "mutation_scale": 20, "shrinkA": 0}
                 axes.annotate("", end.tolist(), at.tolist(), arrowprops=look, zorder=4)
         axes.set(xlim=(-1.35, 1.35), ylim=(-1.2, 1.4), aspect="equal", title=title)
         axes.set(xlabel="first number", ylabel="second number")
@@ -479,6 +491,30 @@ def loss_curves(losses, floors, reference):
     plt.show()
 
 
+def probe(split, numbers, size=64):
+    """Of some images of a split: the numbers of `size` whose object is visible, and of as many hidden."""
+    numbers = torch.tensor(list(numbers))
+    return {name: numbers[members[numbers]][:size] for name, members in split.groups.items()}
+
+
+def watch(training, cosine, probe, kinds, runs=5, steps=(0, 1, 4, 16, 32)):
+    """Stop trainings at some steps and measure -> {(targets, group, step): a cosine for each run}.
+
+    training: run -> (model, iterator over its steps); cosine: (model, numbers of images, core targets) ->
+    float; probe: group -> numbers of images; kinds: name -> core targets, a function of numbers.
+    """
+    found = {}
+    for run in range(runs):
+        model, rest = training(run)
+        for step in range(max(steps) + 1):
+            for name, targets_of in kinds.items() if step in steps else ():
+                for group, members in probe.items():
+                    value = cosine(model, members, targets_of(members))
+                    found.setdefault((name, group, step), []).append(value)
+            next(rest, None)
+    return found
+
+
 def cosine_curves(found):
     """The cosine of the two terms' gradients over training: (targets, group, step) -> a cosine each run."""
     looks = {
@@ -492,15 +528,38 @@ def cosine_curves(found):
         for name, (colour, marker, line) in looks.items():
             values = torch.tensor([found[name, group, step] for step in steps])  # (steps, runs)
             mean, sd = values.mean(1), values.std(1)
-            axes.plot(steps, mean, color=colour, marker=marker, ls=line, label=f"`{name}`", ms=8)
+            axes.plot(steps, mean, color=colour, marker=marker, ls=line, label=f"{name} targets", ms=8)
             axes.fill_between(steps, mean - sd, mean + sd, color=colour, alpha=0.15, lw=0)
         axes.axhline(0, color="#555555", lw=1)
         axes.set_xscale("symlog", base=2, linthresh=1)
         axes.set_xticks(steps, steps)
+        axes.set_xlim(-0.2, 38)
         axes.set(xlabel="step of the training", title=f"object {group}", ylim=(-1, 1.05))
     panels[0].set_ylabel("cosine of the gradients")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     plt.show()
+
+
+def cosine_table(found):
+    """Print the cosines of `cosine_curves`, over the runs: at the start, and at the last step."""
+    heading = ["targets", "object", "at step 0", "at the end, mean ± sd", "below 0"]
+    rows = []
+    for name, group in dict.fromkeys((name, group) for name, group, _ in found):
+        start = found[name, group, 0][0]
+        end = found[name, group, max(step for _, _, step in found)]
+        below = f"{sum(value < 0 for value in end)} of {len(end)}"
+        rows.append([name, group, f"{start:+.2f}", mean_sd(end, 2), below])
+    table(heading, *rows)
+
+
+def accuracies(rows):
+    """Print accuracies in %, mean ± standard deviation over five seeds: name -> (training, beta or None)."""
+    lines = []
+    for name, (training, beta) in rows.items():
+        of_domains = [recorded(training, domain, beta=beta) for domain in DOMAINS]
+        mean = ood_mean(training, beta=beta)
+        lines.append([name, *map(mean_sd, of_domains), mean_sd(mean)])
+    table(["accuracy (%)", *DOMAINS, "OOD mean"], *lines)
 
 
 def two_mixtures(image, rows):
@@ -536,7 +595,7 @@ def bound_scatter(concept, mixtures):
 
 
 def wise_curves(methods):
-    """WiSE-FT as recorded: accuracy over alpha, OOD mean and `same site`; training -> key of METHODS."""
+    """WiSE-FT as recorded: accuracy over alpha, and what the best alpha gains; training -> key of METHODS."""
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.2))
     alphas = [*ALPHAS, 1.0]
     titles = ("OOD mean of three shifted domains", "same site (as in training)")
@@ -553,6 +612,13 @@ def wise_curves(methods):
             axes.set(title=title, xlabel="α (0: zero-shot weights, 1: fine-tuned)", ylabel="accuracy (%)")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     plt.show()
+    rows = []
+    for training, method in methods.items():
+        means = [ood_mean(training, alpha=a) for a in alphas]
+        best = max(range(len(alphas)), key=lambda k: means[k].mean())
+        gain = mean_se(means[best] - means[-1])
+        rows.append([METHODS[method][0], f"{alphas[best]:g}", mean_sd(means[best]), mean_sd(means[-1]), gain])
+    table(["OOD mean (%)", "best alpha", "there", "at alpha 1", "gain ± s.e."], *rows)
 
 
 def resting_bars(rests):
