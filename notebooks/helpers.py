@@ -401,16 +401,18 @@ def term_bars(names, erm, wrm):
     plt.show()
 
 
-def floor_curves(targets):
-    """Cross-entropy against the probability of one class, for several targets: name -> (target, class).
+def floor_curves(one_hot, hidden_ski, kite):
+    """Cross-entropy against the probability of the label, for three pairs (target (C,), label).
 
     The rest of the probability is shared out as in the target, so the lowest point is the target's entropy.
     """
     figure, axes = plt.subplots(figsize=(8, 3.8))
     q = torch.linspace(0.005, 0.995, 199)
-    places = ((0.3, 0.2), (0.3, 1.58), (0.12, 2.75))
-    looks = zip(targets.items(), (METHODS["erm"][1], METHODS["wrm"][1], "black"), ("-", "--", "-."))
-    for n, ((name, (target, c)), colour, line) in enumerate(looks):
+    for (target, c), name, colour, line, at in (
+        (one_hot, "one-hot", METHODS["erm"][1], "-", (0.3, 0.2)),
+        (hidden_ski, "$p_c$ of the hidden ski", "black", "-.", (0.12, 2.75)),
+        (kite, "$p_c$ of the kite", METHODS["wrm"][1], "--", (0.3, 1.58)),
+    ):
         t = float(target[c])
         rest = torch.cat([target[:c], target[c + 1 :]])
         entropy = abs(float(torch.special.xlogy(target, target).sum()))
@@ -419,7 +421,7 @@ def floor_curves(targets):
         curve = -t * q.log() - (1 - t) * (1 - q).log() + of_rest
         axes.plot(q, curve, line, color=colour, lw=2)
         axes.plot(t, entropy, "o", color=colour, ms=9, clip_on=False, zorder=3)
-        axes.text(*places[n], f"{name}: floor {entropy:.2f}", color=colour, weight="bold")
+        axes.text(*at, f"{name}: floor {entropy:.2f}", color=colour, weight="bold")
     axes.set(xlabel="$q(y\\,|\\,x)$, the probability of the label", ylabel="cross-entropy (nats)")
     axes.set(
         xlim=(0, 1), ylim=(0, 4), title="A soft target has a floor above 0, and a best confidence below 1"
@@ -445,12 +447,18 @@ def unit(*degrees):
     return torch.stack([angles.cos(), angles.sin()], 1)
 
 
-def show_pulls(images, panels):
-    """Where a loss pulls unit embeddings (B, 2): title -> (texts (K, 2), their names, pulls (B, 2))."""
+def show_pulls(images, texts, identity, classes):
+    """Where the contrastive loss pulls unit embeddings (B, 2), beside its texts.
+
+    identity: the pulls (B, 2) where each image is its own text; classes: those with one text a class (K, 2).
+    """
     figure, both = plt.subplots(1, 2, figsize=(9.5, 4.2))
-    for axes, (title, (texts, names, pulls)) in zip(both, panels.items()):
+    for axes, title, shown, names, pulls in (
+        (both[0], "FLYP: two skis are pushed apart", images, ["", "", "kite", "fish"], identity),
+        (both[1], "K classes: at rest", texts, ["ski", "kite", "fish"], classes),
+    ):
         axes.add_patch(plt.Circle((0, 0), 1, fill=False, color="#BBBBBB"))
-        for text, name in zip(texts.tolist(), names):
+        for text, name in zip(shown.tolist(), names):
             axes.plot([0, text[0]], [0, text[1]], color=METHODS["erm"][1], lw=1.5)
             axes.plot(*text, "s", color=METHODS["erm"][1], ms=9)
             axes.text(
@@ -552,22 +560,24 @@ def cosine_table(found):
     table(heading, *rows)
 
 
-def accuracies(rows):
-    """Print accuracies in %, mean ± standard deviation over five seeds: name -> (training, beta or None)."""
-    lines = []
-    for name, (training, beta) in rows.items():
-        of_domains = [recorded(training, domain, beta=beta) for domain in DOMAINS]
-        mean = ood_mean(training, beta=beta)
-        lines.append([name, *map(mean_sd, of_domains), mean_sd(mean)])
-    table(["accuracy (%)", *DOMAINS, "OOD mean"], *lines)
+def accuracies(*trainings, beta=None):
+    """Print recorded accuracies in %, mean ± standard deviation over five seeds."""
+    names = {"erm": "ERM", "onehot": "dual one-hot", "drm-1": "DRM"}
+    rows = []
+    for training in trainings:
+        values = [recorded(training, domain, beta=beta) for domain in DOMAINS]
+        values.append(ood_mean(training, beta=beta))
+        rows.append([names.get(training, f"{training}, beta {beta}"), *map(mean_sd, values)])
+    table(["accuracy (%)", *DOMAINS, "OOD mean"], *rows)
 
 
-def two_mixtures(image, rows):
-    """One image, and what is said of it: title -> probabilities (C,). The most probable class is dark."""
-    layout = {"width_ratios": [1.1, *[2] * len(rows)]}
-    figure, panels = plt.subplots(1, 1 + len(rows), figsize=(11, 3.3), gridspec_kw=layout)
+def two_mixtures(image, default, concept, probabilities, logits):
+    """One image, what its two heads and two mixtures of them say (C,). The most probable class is dark."""
+    layout = {"width_ratios": [1.1, 2, 2, 2, 2]}
+    figure, panels = plt.subplots(1, 5, figsize=(11, 3.3), gridspec_kw=layout)
     plain(panels[0]).imshow(image.permute(1, 2, 0), interpolation="nearest")
-    for axes, (title, p) in zip(panels[1:], rows.items()):
+    titles = "$q_{default}$", "$q_{concept}$", "probabilities mixed", "logits mixed"
+    for axes, title, p in zip(panels[1:], titles, (default, concept, probabilities, logits)):
         best = int(p.argmax())
         colours = ["#333333" if c == best else "#9BBAD3" for c in range(len(p))]
         drawn = axes.barh(range(len(p)), p, color=colours)
@@ -580,10 +590,13 @@ def two_mixtures(image, rows):
     plt.show()
 
 
-def bound_scatter(concept, mixtures):
-    """Losses of mixtures against those of the concept head, with the bound log 2 above it; all (N,), nats."""
+def bound_scatter(concept, probabilities, logits):
+    """Losses of two mixtures against those of the concept head, and the bound log 2 above it; (N,), nats."""
     figure, panels = plt.subplots(1, 2, figsize=(10, 3.9), sharex=True, sharey=True)
-    for axes, (title, values) in zip(panels, mixtures.items()):
+    for axes, title, values in (
+        (panels[0], "probabilities mixed", probabilities),
+        (panels[1], "logits mixed", logits),
+    ):
         over = values > concept + math.log(2)
         axes.plot(concept[~over], values[~over], ".", color=METHODS["drm"][1], ms=4, alpha=0.6)
         axes.plot(concept[over], values[over], "x", color=METHODS["erm"][1], ms=5)
@@ -621,13 +634,19 @@ def wise_curves(methods):
     table(["OOD mean (%)", "best alpha", "there", "at alpha 1", "gain ± s.e."], *rows)
 
 
-def resting_bars(rests):
-    """Where predictions stop that slide down a loss: name -> (probabilities (C,), colour)."""
+def resting_bars(default, concept, mixed, one):
+    """Where predictions (C,) stop that slide down a loss: two heads, their mixture, and one head."""
     figure, axes = plt.subplots(figsize=(8.5, 3.4))
-    for j, (name, (q, colour)) in enumerate(rests.items()):
-        x = torch.arange(len(q)) + 0.2 * (j - 1.5)
-        axes.bar(x, q, 0.18, color=colour, label=name)
-    axes.set_xticks(range(len(q)), [f"class {c}" for c in range(len(q))])
+    for j, (name, q, colour) in enumerate(
+        (
+            ("default head", default, METHODS["erm"][1]),
+            ("concept head", concept, METHODS["wrm"][1]),
+            ("both, mixed", mixed, METHODS["drm"][1]),
+            ("one head, both terms", one, "#777777"),
+        )
+    ):
+        axes.bar(torch.arange(len(q)) + 0.2 * (j - 1.5), q, 0.18, color=colour, label=name)
+    axes.set_xticks(range(len(one)), [f"class {c}" for c in range(len(one))])
     axes.set(ylabel="probability at rest", title="Two heads, mixed, end where one head does")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     plt.show()
