@@ -462,7 +462,9 @@ def show_pulls(images, texts, identity, classes):
             axes.plot([0, text[0]], [0, text[1]], color=METHODS["erm"][1], lw=1.5)
             axes.plot(*text, "s", color=METHODS["erm"][1], ms=9)
             axes.text(
-                *(0.5 * torch.tensor(text) + torch.tensor([0.05, 0])).tolist(), name, color=METHODS["erm"][1]
+                *(0.5 * torch.tensor(text) + torch.tensor([0.05, 0.1])).tolist(),
+                name,
+                color=METHODS["erm"][1],
             )
         along = pulls - (pulls * images).sum(1, keepdim=True) * images  # what turns the embedding
         for i, (at, pull) in enumerate(zip(images, along)):
