@@ -5,6 +5,7 @@ The first part is for all notebooks; then each has a section of its own, for its
 """
 
 import functools
+import inspect
 import io
 import json
 import math
@@ -1299,6 +1300,319 @@ def frozen_bars(usual, fair):
 
 
 # ------------------------------------------------------------------------------------------------ notebook 4
+
+
+def body(function):
+    """The source of a function without its docstring, as text."""
+    head, _, rest = inspect.getsource(function).partition('"""')
+    return head.rstrip() + rest.partition('"""')[2].rstrip()
+
+
+def number_map(axes, values, form, rows=(), columns=(), **look):
+    """A table (n, m) as a map of colours with the number in each field; words beside it and below it."""
+    drawn = axes.imshow(values, aspect="auto", **look)
+    low, high = drawn.get_clim()
+    for i, row in enumerate(values.tolist()):
+        for k, value in enumerate(row):
+            colour = "white" if (value - low) / (high - low) > 0.6 else "black"
+            axes.text(k, i, format(value, form), ha="center", va="center", fontsize=11, color=colour)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
+    axes.tick_params(length=0)
+    axes.grid(False)
+
+
+def show_batch(images, names, logits, targets):
+    """Images (B, 3, H, W) with their names, beside their logits to the two heads and, below, their targets.
+
+    logits and targets: a pair (B, C) each, of the default and of the concept head.
+    """
+    layout = {"width_ratios": [1, 5, 5]}
+    figure, panels = plt.subplots(2, 3, figsize=(11, 7.6), gridspec_kw=layout)
+    stack = images.permute(0, 2, 3, 1).flatten(0, 1)  # one above the other
+    titles = ("logits, default head", "logits, concept head"), ("targets: one-hot", "targets: $p_c$")
+    middle = [images.shape[2] * (i + 0.5) for i in range(len(names))]
+    for row, values, of_row, form, high in (
+        (panels[0], logits, titles[0], ".1f", 9),
+        (panels[1], targets, titles[1], ".2f", 1),
+    ):
+        row[0].imshow(stack, interpolation="nearest", aspect="auto")
+        row[0].set(xticks=[], yticks=middle, yticklabels=names)
+        row[0].tick_params(length=0)
+        row[0].grid(False)
+        for axes, of_head, title, cmap in zip(row[1:], values, of_row, ("Oranges", "Greens")):
+            number_map(axes, of_head, form, (), world.OBJECTS, cmap=cmap, vmin=0, vmax=high)
+            axes.set_title(title)
+    plt.show()
+
+
+def term_bars(names, erm, wrm):
+    """What each image of a batch adds to the two terms, in nats: erm and wrm (B,)."""
+    figure, axes = plt.subplots(figsize=(8, 3.2))
+    x = torch.arange(len(names))
+    for shift, values, method, label in (
+        (-0.2, erm, "erm", "ERM: $-\\log q_{default}(y\\,|\\,x)$"),
+        (0.2, wrm, "wrm", "WRM: $-\\sum_k p_c\\,\\log q_{concept}$"),
+    ):
+        drawn = axes.bar(x + shift, values, 0.38, color=METHODS[method][1], label=label)
+        axes.bar_label(drawn, fmt="%.2f", padding=2, fontsize=11)
+    axes.set_xticks(x, names)
+    axes.set(ylabel="cross-entropy (nats)", title="What each image adds to the two terms", ylim=(0, 4.6))
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    plt.show()
+
+
+def floor_curves(one_hot, hidden_ski, kite):
+    """Cross-entropy against the probability of the label, for three pairs (target (C,), label).
+
+    The rest of the probability is shared out as in the target, so the lowest point is the target's entropy.
+    """
+    figure, axes = plt.subplots(figsize=(8, 3.8))
+    q = torch.linspace(0.005, 0.995, 199)
+    for (target, c), name, colour, line, at in (
+        (one_hot, "one-hot", METHODS["erm"][1], "-", (0.3, 0.2)),
+        (hidden_ski, "$p_c$ of the hidden ski", "black", "-.", (0.12, 2.75)),
+        (kite, "$p_c$ of the kite", METHODS["wrm"][1], "--", (0.3, 1.58)),
+    ):
+        t = float(target[c])
+        rest = torch.cat([target[:c], target[c + 1 :]])
+        entropy = abs(float(torch.special.xlogy(target, target).sum()))
+        shares = rest / rest.sum().clamp(min=1e-9)
+        of_rest = -float(torch.special.xlogy(rest, shares).sum())
+        curve = -t * q.log() - (1 - t) * (1 - q).log() + of_rest
+        axes.plot(q, curve, line, color=colour, lw=2)
+        axes.plot(t, entropy, "o", color=colour, ms=9, clip_on=False, zorder=3)
+        axes.text(*at, f"{name}: floor {entropy:.2f}", color=colour, weight="bold")
+    axes.set(xlabel="$q(y\\,|\\,x)$, the probability of the label", ylabel="cross-entropy (nats)")
+    axes.set(
+        xlim=(0, 1), ylim=(0, 4), title="A soft target has a floor above 0, and a best confidence below 1"
+    )
+    plt.show()
+
+
+def show_targets_of(tables):
+    """Tables of targets side by side, rows are images: title -> ((B, K), names of the columns)."""
+    widths = [len(columns) for _, columns in tables.values()]
+    layout = {"width_ratios": widths}
+    figure, panels = plt.subplots(1, len(tables), figsize=(11, 3.4), sharey=True, gridspec_kw=layout)
+    for axes, (title, (values, columns)) in zip(panels, tables.items()):
+        rows = [f"image {i}" for i in range(len(values))]
+        number_map(axes, values, ".2f", rows, columns, cmap="Blues", vmin=0, vmax=1)
+        axes.set_title(title, fontsize=12)
+    plt.show()
+
+
+def unit(*degrees):
+    """Angles -> unit vectors (n, 2)."""
+    angles = torch.tensor(degrees).deg2rad()
+    return torch.stack([angles.cos(), angles.sin()], 1)
+
+
+def show_pulls(images, texts, identity, classes):
+    """Where the contrastive loss pulls unit embeddings (B, 2), beside its texts.
+
+    identity: the pulls (B, 2) where each image is its own text; classes: those with one text a class (K, 2).
+    """
+    figure, both = plt.subplots(1, 2, figsize=(9.5, 4.2))
+    for axes, title, shown, names, pulls in (
+        (both[0], "FLYP: two skis are pushed apart", images, ["", "", "kite", "fish"], identity),
+        (both[1], "K classes: at rest", texts, ["ski", "kite", "fish"], classes),
+    ):
+        axes.add_patch(plt.Circle((0, 0), 1, fill=False, color="#BBBBBB"))
+        for text, name in zip(shown.tolist(), names):
+            axes.plot([0, text[0]], [0, text[1]], color=METHODS["erm"][1], lw=1.5)
+            axes.plot(*text, "s", color=METHODS["erm"][1], ms=9)
+            axes.text(
+                *(0.5 * torch.tensor(text) + torch.tensor([0.05, 0.1])).tolist(),
+                name,
+                color=METHODS["erm"][1],
+            )
+        along = pulls - (pulls * images).sum(1, keepdim=True) * images  # what turns the embedding
+        for i, (at, pull) in enumerate(zip(images, along)):
+            axes.plot(*at.tolist(), "o", color="black", ms=5, zorder=3)
+            axes.text(*(1.18 * at).tolist(), str(i), ha="center", va="center", weight="bold")
+            if pull.norm() > 0.02:
+                end = at + 2 * pull
+                look = {"arrowstyle": "-|>", "color": "#0072B2", "lw": 3, "mutation_scale": 20, "shrinkA": 0}
+                axes.annotate("", end.tolist(), at.tolist(), arrowprops=look, zorder=4)
+        axes.set(xlim=(-1.35, 1.35), ylim=(-1.2, 1.4), aspect="equal", title=title)
+        axes.set(xlabel="first number", ylabel="second number")
+    plt.show()
+
+
+def loss_curves(losses, floors, reference):
+    """The dual loss, its two terms and the WRM term's floor over the steps of a training, in nats.
+
+    losses: a (loss, ERM term, WRM term) each step; floors and reference: a number each step.
+    """
+    total, erm, wrm = zip(*losses)
+    steps = range(1, len(losses) + 1)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.9))
+    left.plot(steps, reference, color=METHODS["drm"][1], lw=2.5, label="drm_min.train")
+    left.plot(steps, total, "o", mfc="none", color="black", label="our loop")
+    left.set(title="The dual loss: the same, step by step", ylim=(0, None))
+    right.plot(steps, erm, "s-", ms=4, color=METHODS["erm"][1], label="ERM term")
+    right.plot(steps, wrm, "^-", ms=4, color=METHODS["wrm"][1], label="WRM term")
+    right.plot(steps, floors, ":", color="black", lw=2, label="its floor: mean entropy of $p_c$")
+    right.set(title="One term falls, the other does not", ylim=(0, 1.9))
+    left.legend(loc="lower left")
+    right.legend(loc="upper right", fontsize=11)
+    for axes in (left, right):
+        axes.set(xlabel="step of the training", ylabel="loss of the batch (nats)")
+    plt.show()
+
+
+def probe(split, numbers, size=64):
+    """Of some images of a split: the numbers of `size` whose object is visible, and of as many hidden."""
+    numbers = torch.tensor(list(numbers))
+    return {name: numbers[members[numbers]][:size] for name, members in split.groups.items()}
+
+
+def watch(training, cosine, probe, kinds, runs=5, steps=(0, 1, 4, 16, 32)):
+    """Stop trainings at some steps and measure -> {(targets, group, step): a cosine for each run}.
+
+    training: run -> (model, iterator over its steps); cosine: (model, numbers of images, core targets) ->
+    float; probe: group -> numbers of images; kinds: name -> core targets, a function of numbers.
+    """
+    found = {}
+    for run in range(runs):
+        model, rest = training(run)
+        for step in range(max(steps) + 1):
+            for name, targets_of in kinds.items() if step in steps else ():
+                for group, members in probe.items():
+                    value = cosine(model, members, targets_of(members))
+                    found.setdefault((name, group, step), []).append(value)
+            next(rest, None)
+    return found
+
+
+def cosine_curves(found):
+    """The cosine of the two terms' gradients over training: (targets, group, step) -> a cosine each run."""
+    looks = {
+        "onehot": (METHODS["dual"][1], "D", "--"),
+        "oracle": ("black", "*", ":"),
+        "posterior": (METHODS["drm"][1], "o", "-"),
+    }
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4), sharey=True)
+    steps = sorted({step for _, _, step in found})
+    for axes, group in zip(panels, ("visible", "hidden")):
+        for name, (colour, marker, line) in looks.items():
+            values = torch.tensor([found[name, group, step] for step in steps])  # (steps, runs)
+            mean, sd = values.mean(1), values.std(1)
+            axes.plot(steps, mean, color=colour, marker=marker, ls=line, label=f"{name} targets", ms=8)
+            axes.fill_between(steps, mean - sd, mean + sd, color=colour, alpha=0.15, lw=0)
+        axes.axhline(0, color="#555555", lw=1)
+        axes.set_xscale("symlog", base=2, linthresh=1)
+        axes.set_xticks(steps, steps)
+        axes.set_xlim(-0.2, 38)
+        axes.set(xlabel="step of the training", title=f"object {group}", ylim=(-1, 1.05))
+    panels[0].set_ylabel("cosine of the gradients")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    plt.show()
+
+
+def cosine_table(found):
+    """Print the cosines of `cosine_curves`, over the runs: at the start, and at the last step."""
+    heading = ["targets", "object", "at step 0", "at the end, mean ± sd", "below 0"]
+    rows = []
+    for name, group in dict.fromkeys((name, group) for name, group, _ in found):
+        start = found[name, group, 0][0]
+        end = found[name, group, max(step for _, _, step in found)]
+        below = f"{sum(value < 0 for value in end)} of {len(end)}"
+        rows.append([name, group, f"{start:+.2f}", mean_sd(end, 2), below])
+    table(heading, *rows)
+
+
+def accuracies(*trainings, beta=None):
+    """Print recorded accuracies in %, mean ± standard deviation over five seeds."""
+    names = {"erm": "ERM", "onehot": "dual one-hot", "drm-1": "DRM"}
+    rows = []
+    for training in trainings:
+        values = [recorded(training, domain, beta=beta) for domain in DOMAINS]
+        values.append(ood_mean(training, beta=beta))
+        rows.append([names.get(training, f"{training}, beta {beta}"), *map(mean_sd, values)])
+    table(["accuracy (%)", *DOMAINS, "OOD mean"], *rows)
+
+
+def two_mixtures(image, default, concept, probabilities, logits):
+    """One image, what its two heads and two mixtures of them say (C,). The most probable class is dark."""
+    layout = {"width_ratios": [1.1, 2, 2, 2, 2]}
+    figure, panels = plt.subplots(1, 5, figsize=(11, 3.3), gridspec_kw=layout)
+    plain(panels[0]).imshow(image.permute(1, 2, 0), interpolation="nearest")
+    titles = "$q_{default}$", "$q_{concept}$", "probabilities mixed", "logits mixed"
+    for axes, title, p in zip(panels[1:], titles, (default, concept, probabilities, logits)):
+        best = int(p.argmax())
+        colours = ["#333333" if c == best else "#9BBAD3" for c in range(len(p))]
+        drawn = axes.barh(range(len(p)), p, color=colours)
+        texts = [f"{v:.2f}" if v > 0.08 else "" for v in p.tolist()]
+        axes.bar_label(drawn, texts, padding=2, fontsize=10)
+        axes.set_yticks(range(len(p)), world.OBJECTS if axes is panels[1] else [""] * len(p))
+        axes.set(xlim=(0, 0.88), title=title, xlabel="probability")
+        axes.invert_yaxis()
+        axes.grid(False)
+    plt.show()
+
+
+def bound_scatter(concept, probabilities, logits):
+    """Losses of two mixtures against those of the concept head, and the bound log 2 above it; (N,), nats."""
+    figure, panels = plt.subplots(1, 2, figsize=(10, 3.9), sharex=True, sharey=True)
+    for axes, title, values in (
+        (panels[0], "probabilities mixed", probabilities),
+        (panels[1], "logits mixed", logits),
+    ):
+        over = values > concept + math.log(2)
+        axes.plot(concept[~over], values[~over], ".", color=METHODS["drm"][1], ms=4, alpha=0.6)
+        axes.plot(concept[over], values[over], "x", color=METHODS["erm"][1], ms=5)
+        axes.plot([0, 8], [math.log(2), 8 + math.log(2)], color="black", lw=1.5)
+        axes.text(0.25, 8.2, f"over the line: {int(over.sum())} of {len(over)}", weight="bold")
+        axes.set(title=title, xlabel="$-\\log q_{concept}(y\\,|\\,x)$ (nats)", xlim=(0, 6), ylim=(0, 9))
+    panels[0].set_ylabel("$-\\log p(y\\,|\\,x)$ (nats)")
+    plt.show()
+
+
+def wise_curves(methods):
+    """WiSE-FT as recorded: accuracy over alpha, and what the best alpha gains; training -> key of METHODS."""
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.2))
+    alphas = [*ALPHAS, 1.0]
+    titles = ("OOD mean of three shifted domains", "same site (as in training)")
+    for training, method in methods.items():
+        name, colour, marker = METHODS[method]
+        series = (
+            [ood_mean(training, alpha=a) for a in alphas],
+            [recorded(training, "same site", alpha=a) for a in alphas],
+        )
+        for axes, values, title in zip(panels, series, titles):
+            mean, sd = torch.stack(values).mean(1), torch.stack(values).std(1)
+            axes.plot(alphas, mean, color=colour, marker=marker, label=name)
+            axes.fill_between(alphas, mean - sd, mean + sd, color=colour, alpha=0.15, lw=0)
+            axes.set(title=title, xlabel="α (0: zero-shot weights, 1: fine-tuned)", ylabel="accuracy (%)")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    plt.show()
+    rows = []
+    for training, method in methods.items():
+        means = [ood_mean(training, alpha=a) for a in alphas]
+        best = max(range(len(alphas)), key=lambda k: means[k].mean())
+        gain = mean_se(means[best] - means[-1])
+        rows.append([METHODS[method][0], f"{alphas[best]:g}", mean_sd(means[best]), mean_sd(means[-1]), gain])
+    table(["OOD mean (%)", "best alpha", "there", "at alpha 1", "gain ± s.e."], *rows)
+
+
+def resting_bars(default, concept, mixed, one):
+    """Where predictions (C,) stop that slide down a loss: two heads, their mixture, and one head."""
+    figure, axes = plt.subplots(figsize=(8.5, 3.4))
+    for j, (name, q, colour) in enumerate(
+        (
+            ("default head", default, METHODS["erm"][1]),
+            ("concept head", concept, METHODS["wrm"][1]),
+            ("both, mixed", mixed, METHODS["drm"][1]),
+            ("one head, both terms", one, "#777777"),
+        )
+    ):
+        axes.bar(torch.arange(len(q)) + 0.2 * (j - 1.5), q, 0.18, color=colour, label=name)
+    axes.set_xticks(range(len(one)), [f"class {c}" for c in range(len(one))])
+    axes.set(ylabel="probability at rest", title="Two heads, mixed, end where one head does")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    plt.show()
 
 
 # ------------------------------------------------------------------------------------------------ notebook 5
