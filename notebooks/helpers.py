@@ -248,13 +248,14 @@ def map_of_winners(axes):
     for text, x, y in (("ERM best", 0.84, 0.4), ("DRM best", 0.44, 0.6), ("WRM\nbest", 0.09, 0.4)):
         axes.text(x, y, text, ha="center", va="center", weight="bold")
     for domain, x, y, ha in (
-        ("same site", 0.825, 0.8, "center"),
+        ("same site", 0.825, 0.8, "right"),
         ("object hidden", 0.825, 0.2, "center"),
         ("place random", 0.125, 0.8, "center"),
         ("place misleads", 0.0, 0.8, "left"),
     ):
         axes.plot(x, y, "k*", ms=12, clip_on=False)
-        axes.text(x + 0.02 * (ha == "left"), y + (-0.09 if x == 0 else 0.04), domain, ha=ha, fontsize=10)
+        aside = {"left": 0.02, "right": -0.02}.get(ha, 0)
+        axes.text(x + aside, y + (-0.09 if x == 0 else 0.035), domain, ha=ha, fontsize=10)
     axes.set(xlabel="how often the place is the regular one, r", ylabel="share of visible objects, v")
     axes.set(xlim=(0, 1), ylim=(0, 1), title="The most accurate of the three")
     axes.grid(False)
