@@ -1481,8 +1481,9 @@ def watch(training, cosine, probe, kinds, runs=5, steps=(0, 1, 4, 16, 32)):
         for step in range(max(steps) + 1):
             for name, targets_of in kinds.items() if step in steps else ():
                 for group, members in probe.items():
-                    value = cosine(model, members, targets_of(members))
-                    found.setdefault((name, group, step), []).append(value)
+                    values = found.setdefault((name, group, step), [])
+                    known = step == 0 and run > 0  # all runs start from one model
+                    values.append(values[0] if known else cosine(model, members, targets_of(members)))
             next(rest, None)
     return found
 
