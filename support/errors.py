@@ -79,7 +79,7 @@ def log(text):
 def print_lines(*lines):
     """Results, on standard output. Raises BadInput where it cannot take them."""
     try:
-        print(*lines, sep="\n", flush=True)
+        print(*map(printable, lines), sep="\n", flush=True)
     except OSError as e:
         raise BadInput(f"the standard output cannot be written ({e.strerror}); files are there") from None
 

@@ -12,13 +12,7 @@ from support.errors import BadInput, log
 
 LONGEST_WAIT = 120  # seconds
 MAY_PASS = (408, 409, 425, 429)  # and 500 and above: another request may go well
-NO_WAITING_MENDS = (
-    "UnsupportedProtocol",
-    "InvalidURL",
-    "LocalProtocolError",
-    "ImportError",
-    "ModuleNotFoundError",
-)
+NO_WAITING_MENDS = ("UnsupportedProtocol", "InvalidURL", "LocalProtocolError", "ImportError")
 SPENT = r"insufficient_quota|exceeded your current quota|billing|out of credits|payment required"
 
 
@@ -47,9 +41,9 @@ class Llm:
         address = base_url and address_of(base_url)
         self.client = InferenceClient(base_url=address, api_key=self.key, timeout=timeout)
         self.model, self.where, self.retries = model, self.hidden(address or "Hugging Face"), retries
-        # what a server may refuse by its name, and is then asked without
+        # what a server may refuse by its name, and is then asked without; the limit's value is ask()'s
         self.fields = {"seed": seed, "temperature": temperature, "response_format": {"type": "json_object"}}
-        self.limit = "max_tokens"
+        self.fields["max_tokens"] = None
 
     def hidden(self, text):
         """A text without the key, and without a name and password in an address."""
@@ -59,19 +53,18 @@ class Llm:
         """-> Answer. Asks again where that may help, or raises BadInput."""
         messages, room, failures = [{"role": "user", "content": prompt}], 4 * words + 2000, 0
         while True:
-            limit = {"max_tokens": room} if self.limit == "max_tokens" else {}
-            if self.limit == "max_completion_tokens":
-                limit = {"extra_body": {self.limit: room}}
+            fields = {name: room if value is None else value for name, value in self.fields.items()}
             try:
-                said = self.client.chat_completion(messages, model=self.model, **limit, **self.fields)
+                said = self.client.chat_completion(messages, model=self.model, extra_body=fields)
                 return read_choice(said, room)
             except Exception as e:  # the client, its HTTP library and a body that is no JSON raise many kinds
                 response = getattr(e, "response", None)
+                status = getattr(response, "status_code", None)
                 said = " ".join(self.hidden(words_of_server(response) or str(e)).split())[:300]
-                if self.goes_without(getattr(response, "status_code", None), said):
+                if self.goes_without(status, said):
                     continue
                 failures += 1
-                self.give_up(e, getattr(response, "status_code", None), said, failures)
+                self.give_up(e, status, said, failures)
                 time.sleep(wait_of(response) or 2 ** (failures - 1))
 
     def goes_without(self, status, said):
@@ -83,10 +76,8 @@ class Llm:
             named = [field for field in self.fields if field == "response_format"]  # the prompt says the same
         for field in named:
             del self.fields[field]
-        if self.limit and re.search(rf"\b{self.limit}\b", said):
-            named.append(self.limit)
-            renamed = self.limit == "max_tokens" and "max_completion_tokens" in said
-            self.limit = "max_completion_tokens" if renamed else None
+        if "max_tokens" in named and "max_completion_tokens" in said:
+            self.fields["max_completion_tokens"] = None
         if named:
             log(f"{self.where} refuses {', '.join(named)} ({said}): asked again without")
         return bool(named)

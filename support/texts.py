@@ -50,26 +50,23 @@ def pairs_of(texts):
     return [(key, text) for key, own in texts.items() for text in own]
 
 
-def read_bytes(path):
-    try:
-        return find(path).read_bytes()
-    except OSError as e:
-        raise BadInput(f"--descriptions {path}: cannot be read ({e.strerror}); allowed: JSON") from None
-
-
 def other_names(dataset):
     """{key: (name, ...)}: what the classes of a data set are called, by its shipped file, if it has one."""
     path = ROOT / "descriptions" / f"{dataset}.json"
     return {key: (c.name, *c.also) for key, c in read_named(path).items()} if path.is_file() else {}
 
 
-def read_descriptions(raw, classes=None, also=None):
-    """The bytes of a file -> Descriptions, with every problem: those that stop a training, and the others.
+def read_descriptions(path, classes=None, also=None):
+    """A file -> Descriptions, with every problem. Raises BadInput where there is no such file.
 
     Texts are matched by key, never by position: a key is a class's key, its name, or one of its other names
     `also` (see other_names). Without `classes` (key -> name) those of the file are taken.
     """
     problems = []
+    try:
+        raw = find(path).read_bytes()
+    except OSError as e:
+        raise BadInput(f"--descriptions {path}: cannot be read ({e.strerror}); allowed: JSON") from None
 
     def unique(pairs):
         for key, times in twice(pairs).items():
@@ -159,7 +156,7 @@ def read_entry(key, entry, name):
 
 def load_names_and_descriptions(path, classes, also=None):
     """Description file -> (key -> name, lists of texts), in the order of `classes`. Raises BadInput."""
-    read = read_descriptions(read_bytes(path), classes, also)
+    read = read_descriptions(path, classes, also)
     if any(problem.stops for problem in read.problems):
         said = in_a_line([problem for problem in read.problems if problem.stops])
         raise BadInput(f"--descriptions {path}: {said}")

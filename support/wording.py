@@ -13,16 +13,7 @@ import open_clip
 import torch
 
 from support.errors import ROOT, find, twice
-from support.texts import (
-    Problem,
-    alike,
-    load_descriptions,
-    normal,
-    pairs_of,
-    read_bytes,
-    read_classes,
-    read_descriptions,
-)
+from support.texts import Problem, alike, load_descriptions, normal, pairs_of, read_classes, read_descriptions
 from support.weights import count_tokens
 
 TOKENS = 20  # about what CLIP's text tower uses of a text (arXiv 2403.15378), without start and end
@@ -96,7 +87,7 @@ def check(path, classes=None, tokenizer=None, also=None):
     `tokenizer`: of the model that will read the texts; CLIP's, which reads 77 tokens, if left out.
     """
     tokenizer = tokenizer or open_clip.get_tokenizer("ViT-B-32")
-    read = read_descriptions(read_bytes(path), classes, also)
+    read = read_descriptions(path, classes, also)
     problems = list(read.problems)
     for key, other, name in alike(read.names.items()):
         problems.append(Problem(False, "equal names", key, f"also of {other}: {name!r}"))
