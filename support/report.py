@@ -6,6 +6,7 @@ import io
 import json
 import math
 import statistics
+from collections import Counter
 
 import open_clip
 import torch
@@ -96,11 +97,13 @@ def say_what_was_read(dataset, data):
     log(f"in distribution: {inside}; shifted: {', '.join(shifted) or 'none'}")
 
 
-def say_what_is_to_come(setup, jobs, steps):
-    """Device, precision, and the work ahead."""
-    device = next(setup.zero_shot.parameters()).device
+def say_what_is_to_come(setup, jobs, batches_of):
+    """Device, precision, and the work ahead; batches_of: drm_min.shuffled_batches."""
+    device, n = next(setup.zero_shot.parameters()).device, len(setup.data.train)
     precision = pick_precision(setup.config.precision, device)
-    log(f"device {device}, precision {precision}; to train: {len(jobs)} x {steps} steps")
+    whole = Counter(job.loss != "flyp-released" for job in jobs)  # FLYP's last batch may be a smaller one
+    work = [f"{whole[kind]} x {len(batches_of(n, setup.config, 0, kind))} steps" for kind in whole]
+    log(f"device {device}, precision {precision}; to train: {' and '.join(work) or 'nothing'}")
 
 
 def say_left_out(bad, split):
