@@ -62,7 +62,7 @@ def digest_of(split, root):
     if torch.is_tensor(split.images):
         return fingerprint([split.labels, split.images])
     base = str(Path(root) if Path(root).is_dir() else Path(root).parent)  # of a CSV file: its folder
-    return fingerprint([split.labels, *(path.removeprefix(base) for path in split.images)])
+    return fingerprint([split.labels, *(path.removeprefix(base) for path in split.images.paths)])
 
 
 def digest_of_evaluation(setup, betas):
@@ -73,7 +73,7 @@ def digest_of_evaluation(setup, betas):
         parts += [name, digest_of(split, config.data_root), split.label_of_class, *split.groups.values()]
         parts += [[*split.groups], getattr(split.images, "border", 0)]
         if not torch.is_tensor(split.images):
-            states = [os.stat(path) for path in split.images if os.path.isfile(path)]
+            states = [os.stat(path) for path in split.images.paths if os.path.isfile(path)]
             parts += [(state.st_size, state.st_mtime_ns) for state in states]
     parts += [(value.device, value.float().sum().item()) for value in setup.zero_shot.state_dict().values()]
     return fingerprint(parts)

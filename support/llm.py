@@ -6,7 +6,6 @@ import json
 import os
 import re
 import time
-from typing import NamedTuple
 
 from support.errors import BadInput, log
 
@@ -14,11 +13,6 @@ LONGEST_WAIT = 120  # seconds
 MAY_PASS = (408, 409, 425, 429)  # and 500 and above: another request may go well
 NO_WAITING_MENDS = ("UnsupportedProtocol", "InvalidURL", "LocalProtocolError", "ImportError")
 SPENT = r"insufficient_quota|exceeded your current quota|billing|out of credits|payment required"
-
-
-class Answer(NamedTuple):
-    text: str
-    why: str  # if it ended before its end, or is empty: why
 
 
 class Llm:
@@ -50,7 +44,7 @@ class Llm:
         return re.sub(r"//[^/@\s]*@", "//***@", text.replace(self.key, "***"))
 
     def ask(self, prompt, words):
-        """-> Answer. Asks again where that may help, or raises BadInput."""
+        """-> (text, why it breaks off or is empty, or ""). Asks again where that helps. Raises BadInput."""
         messages, room, failures = [{"role": "user", "content": prompt}], 4 * words + 2000, 0
         while True:
             fields = {name: room if value is None else value for name, value in self.fields.items()}
@@ -134,10 +128,10 @@ def wait_of(response):
 
 
 def read_choice(said, room):
-    """What chat_completion returned -> Answer. `room`: how many tokens were allowed."""
-    choice = said.choices[0] if said.choices else None
-    if choice is None:
-        return Answer("", "an answer without choices")
+    """What chat_completion returned -> as Llm.ask. `room`: how many tokens were allowed."""
+    if not said.choices:
+        return "", "an answer without choices"
+    choice = said.choices[0]
     content = choice.message.content or ""
     if not isinstance(content, str):  # some servers answer in parts
         content = "".join(part.get("text") or "" for part in content)
@@ -145,13 +139,13 @@ def read_choice(said, room):
     if choice.finish_reason == "length":
         thought = choice.message.get("reasoning") or choice.message.get("reasoning_content") or content
         took = "cut at" if text.strip() or not thought else "thoughts took all"
-        return Answer(content, f"{took} {room} tokens")
-    return Answer(content, "" if text.strip() else "an empty answer")
+        return content, f"{took} {room} tokens"
+    return content, "" if text.strip() else "an empty answer"
 
 
 def without_thoughts(text):
     """A template may hold their opening tag."""
-    return re.sub(r"<think>.*", "", (text or "").rpartition("</think>")[2], flags=re.DOTALL)
+    return re.sub(r"<think>.*", "", text.rpartition("</think>")[2], flags=re.DOTALL)
 
 
 def parse_answer(text, keys, n):

@@ -254,17 +254,13 @@ def plot_tradeoff(report, _=None):
     grouped, (first, *_, last) = by_name(report["results"]), report["results"][0]["domains"]
     id_metric, ood_metric = report["about"]["metrics"]
     here, there = (drawable(domain, report).replace("$", r"\$") for domain in (first, last))  # no mathematics
-    mean_name = f"ood_mean_{ood_metric}"
+    name_of_mean = f"ood_mean_{ood_metric}"
     risk = "worst-domain risk: log loss (nats), lower is better", lambda r: r["summary"]["worst_log_loss"]
-    mean = f"mean out-of-distribution {words(ood_metric)} (%)", lambda r: 100 * r["summary"][mean_name]
-    inside = (
-        f"in-distribution {words(id_metric)}, `{here}` (%)",
-        lambda r: 100 * r["domains"][first][id_metric],
-    )
-    shifted = (
-        f"{words(ood_metric)} under shift, `{there}` (%)",
-        lambda r: 100 * r["domains"][last][ood_metric],
-    )
+    mean = f"mean out-of-distribution {words(ood_metric)} (%)", lambda r: 100 * r["summary"][name_of_mean]
+    name = f"in-distribution {words(id_metric)}, `{here}` (%)"
+    inside = name, lambda r: 100 * r["domains"][first][id_metric]
+    name = f"{words(ood_metric)} under shift, `{there}` (%)"
+    shifted = name, lambda r: 100 * r["domains"][last][ood_metric]
     figure = new_figure(11, 5.4)
     left, right = figure.subplots(1, 2)
     legend = draw_panel(left, grouped, risk, mean)
