@@ -496,7 +496,7 @@ def ask_zero_shot(setup, jobs):
     bad = {} if config.skip_bad_images else None
     features = encode_images(setup.zero_shot, split, bad)  # (N, D)
     if bad:
-        report.say_left_out(bad, split)
+        errors.log(f"left out: {len(bad)} of {len(split)} training images; the first: {[*bad.values()][0]}")
         split = split.take([i for i in range(len(split)) if i not in bad])
         errors.check_learnable(split, config, setup.zero_shot, jobs)
     if not torch.is_tensor(split.images):

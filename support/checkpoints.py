@@ -23,10 +23,8 @@ COLUMNS = ("step", "epoch", "loss", "erm_loss", "wrm_loss", "lr", "seconds", "va
 LONG = 120  # seconds: a training that takes longer says early how long
 READ_OF_ERM = ("erm-mixed", "ensemble")  # methods without a training of their own: they read erm's
 # What decides a training, beside its method, lambda, seed and prompts.
-RECIPE = (
-    *("dataset", "model", "pretrained", "epochs", "batch_size", "accumulate", "lr", "warmup", "weight_decay"),
-    *("select", "loss", "precision", "skip_bad_images"),
-)
+RECIPE = "dataset model pretrained epochs batch_size accumulate lr warmup weight_decay select".split()
+RECIPE += "loss precision skip_bad_images".split()
 
 
 def about_job(job):
@@ -107,10 +105,9 @@ def read_saved(model, methods):
 class Checkpoints:
     """The checkpoints of one training: folder/step-N while it runs, one at a time, folder/model at its end.
 
-    Each is an open_clip folder with drm.json and history.csv in it. `about`, see about_training, goes into
-    drm.json. With --resume, load() goes on from what is there, and refuses what another training left.
-    Without `out`, or with --save-every -1, nothing is kept, but what is not finite is refused all the same
-    (BadInput). Without `about` there is no progress bar.
+    Each is an open_clip folder with history.csv and `about`, of about_training, as drm.json in it. With
+    --resume, load() goes on from what is there. Without `out`, or with --save-every -1, nothing is kept.
+    What is not finite is refused (BadInput). Without `about` there is no progress bar.
     """
 
     def __init__(self, config, about=None, tokenizer=None, out=None):
@@ -265,10 +262,7 @@ class Checkpoints:
             self.clear()
 
     def evaluated(self, setup, betas, rows_at):
-        """The rows of a finished training, rows_at(alpha) for each alpha; kept beside the model.
-
-        With --resume those that are there are taken, if all that they depend on is as it was.
-        """
+        """The rows of a training, rows_at(alpha) for each alpha, or those kept if they depend on the same."""
         if self.folder:
             file, of = self.last / "evaluated.json", digest_of_evaluation(setup, betas)
             with contextlib.suppress(BadInput):  # not there, or damaged: it is made anew

@@ -135,10 +135,7 @@ def write(path, save):
         for file in filter(Path.is_file, (temporary, *temporary.rglob("*"))):
             with contextlib.suppress(OSError):  # a disk may know no modes
                 file.chmod(0o666 & ~umask)  # safetensors lets only their owner read its files
-        if path.is_dir() and not temporary.is_dir():
-            temporary.unlink()
-            raise IsADirectoryError(0, "a folder has that name")
-        if path.is_dir():  # a folder that is not empty cannot be replaced in one move
+        if path.is_dir() and temporary.is_dir():  # one that is not empty cannot be replaced in one move
             os.replace(path, old)
         os.replace(temporary, path)
         shutil.rmtree(old, ignore_errors=True)

@@ -151,9 +151,9 @@ def without_thoughts(text):
 def parse_answer(text, keys, n):
     """What a model said -> {key: [n texts]} for the keys that it answered well, whatever else it said."""
     text = without_thoughts(text)
-    # JSON5's comma before a closing bracket
-    found = in_an_object(text, keys, n) or in_an_object(re.sub(r",(\s*[}\]])", r"\1", text), keys, n)
-    return found | each_by_itself(text, [key for key in keys if key not in found], n)
+    mended = re.sub(r",(\s*[}\]])", r"\1", text)  # JSON5's comma before a closing bracket
+    found = in_an_object(text, keys, n) or in_an_object(mended, keys, n)
+    return found | each_by_itself(mended, [key for key in keys if key not in found], n)
 
 
 def refuse(constant):
@@ -188,9 +188,8 @@ def each_by_itself(text, keys, n):
     for key in keys:
         said = []
         for start in tries(rf'"{re.escape(key)}(\s*:[^"\n]*)?"\s*:\s*(?=\[)', text):
-            part = text[start.end() : start.end() + 20_000]
             try:
-                value, _ = DECODER.raw_decode(re.sub(r",(\s*\])", r"\1", part))
+                value, _ = DECODER.raw_decode(text, start.end())
             except (ValueError, RecursionError):
                 continue
             said.append(usable_texts(value, n))

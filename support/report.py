@@ -106,10 +106,6 @@ def say_what_is_to_come(setup, jobs, batches_of):
     log(f"device {device}, precision {precision}; to train: {' and '.join(work) or 'nothing'}")
 
 
-def say_left_out(bad, split):
-    log(f"left out: {len(bad)} of {len(split)} training images; the first: {next(iter(bad.values()))}")
-
-
 def say_accuracy(name, features, head, labels):
     """How good a zero-shot head is, beside chance too: features (N, D), head (C, D), labels (N,)."""
     right = 0

@@ -226,11 +226,6 @@ def read_named(path):
 
     A line is a key, or key, tab, name, or key, tab, name, tab, gloss.
     """
-    try:
-        raw = Path(path).read_bytes()
-        text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except (OSError, UnicodeDecodeError) as e:
-        raise BadInput(f"{path}: no classes can be read ({e})") from None
 
     def unique(pairs):
         if twice(pairs):
@@ -238,14 +233,16 @@ def read_named(path):
         return dict(pairs)
 
     try:
+        raw = Path(path).read_bytes()
+        text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
         if text.lstrip()[:1] in ("{", "["):
             classes = classes_in(json.loads(text, object_pairs_hook=unique), unique)
         else:
             lines = [[part.strip() for part in line.split("\t")] for line in text.splitlines()]
             lines = [[*line, line[0]][: max(2, len(line))] for line in lines if any(line)]
             classes = unique([(line[0], Named(line[1], *line[2:3])) for line in lines])
-    except (ValueError, TypeError, AttributeError, RecursionError) as e:
-        raise e if isinstance(e, BadInput) else BadInput(f"{path}: no JSON of classes ({e})") from None
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as e:
+        raise e if isinstance(e, BadInput) else BadInput(f"{path}: no classes can be read ({e})") from None
     for key, named in classes.items():
         for part in (key, named.name, *(x for x in (named.gloss, *named.also) if x != "")):
             if not (isinstance(part, str) and part.strip("_ \t\r\n")):
@@ -264,10 +261,10 @@ def classes_in(content, unique):
     classes = {}
     for key, entry in content.get("classes", content).items():
         if isinstance(entry, dict):
-            glosses = [entry[field] for field in ("scientific_name", "gloss") if entry.get(field)]
-            others = [entry[field] for field in ("scientific_name",) if entry.get(field)]
-            also = (*others, *entry.get("also", ()))
-            classes[key] = Named(entry.get("name", key), "; ".join(glosses), also)
+            science = [entry["scientific_name"]] if entry.get("scientific_name") else []
+            gloss = [entry["gloss"]] if entry.get("gloss") else []
+            also = (*science, *entry.get("also", ()))
+            classes[key] = Named(entry.get("name", key), "; ".join(science + gloss), also)
         else:
             classes[key] = Named(key if isinstance(entry, list) else entry)
     return classes
