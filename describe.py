@@ -140,7 +140,6 @@ def generate(classes, llm, out, about, tokenizer, known, batch, strict):
             said, ended = llm.ask(prompt, 40 * n * len(asked))
             append(raw, json.dumps({"asked": asked, "said": said, "why": ended}) + "\n")  # as it came
             found = parse_answer(said, asked, n)
-            missing = []
             for key in asked:
                 problems = check_texts({key: found.get(key, [])}, names, tokenizer, also)
                 why[key] = reasons_of(problems, strict)
@@ -149,10 +148,9 @@ def generate(classes, llm, out, about, tokenizer, known, batch, strict):
                 elif reasons_of(problems, strict=False) is None:
                     bar.update(key not in done)
                     done[key] = entry_of(classes[key], found[key])
-                if why[key]:
-                    missing.append(key)
             in_order = {key: done[key] for key in classes if key in done}
             write_json(out, {"about": about, "classes": in_order}, ensure_ascii=False)
+            missing = [key for key in asked if why[key]]
             tries.update(missing)
             todo += [key for key in missing if tries[key] < 3]
             size = max(1, size // 2) if missing else size
