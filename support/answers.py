@@ -30,10 +30,9 @@ def labels_of(split, classes):
 
 
 def write_predictions(setup, p, mixture, about):
-    """predictions.csv of an evaluated model, beside its weights: a row for each image of each domain.
+    """predictions.csv of an evaluated model, beside its weights: a row for each image. Raises BadInput.
 
     p: as of drm_min.predict_all; mixture: both heads of a domain -> one; about: the row of results.
-    Raises BadInput.
     """
     if setup.out is None:
         return

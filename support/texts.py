@@ -222,10 +222,7 @@ def read_classes(path):
 
 
 def read_named(path):
-    """Classes (key -> Named) of a file: JSON, or a line each. Raises BadInput.
-
-    A line is a key, or key, tab, name, or key, tab, name, tab, gloss.
-    """
+    """A file of classes, JSON or a line each, key[, tab, name[, tab, gloss]] -> {key: Named}. Raises BadInput."""
 
     def unique(pairs):
         if twice(pairs):

@@ -178,8 +178,7 @@ def below(folder, name, table):
 def class_folders(path, left_out):
     """A folder of class folders -> sorted [(class, path of an image)]. Classes without any are named.
 
-    Folders in a class folder belong to its class, as in torchvision's ImageFolder. The paths of what is no
-    image, or cannot be opened here, are added to `left_out`.
+    Folders in a class folder belong to its class, as in torchvision. What is no image goes to `left_out`.
     """
     found, empty = [], []
     for folder in sorted(path.iterdir()):
