@@ -222,7 +222,7 @@ def read_classes(path):
 
 
 def read_named(path):
-    """A file of classes, JSON or a line each, key[, tab, name[, tab, gloss]] -> {key: Named}. Raises BadInput."""
+    """A file of classes, JSON or lines of key[, tab, name[, tab, gloss]] -> {key: Named}. Raises BadInput."""
 
     def unique(pairs):
         if twice(pairs):
