@@ -21,22 +21,11 @@ from pathlib import Path
 import open_clip
 from tqdm import tqdm
 
-from support.errors import (
-    ROOT,
-    BadInput,
-    find,
-    first_of,
-    guarded,
-    log,
-    markdown,
-    print_lines,
-    printable,
-    write_json,
-)
+from support.errors import ROOT, BadInput, find, first_of, guarded, log, markdown, print_lines, write_json
 from support.llm import Llm, parse_answer
 from support.options import check_values, command_line, option
 from support.settings import RECIPES
-from support.texts import other_names, read_bytes, read_classes, read_descriptions, read_named
+from support.texts import other_names, read_classes, read_descriptions, read_named
 from support.wording import TOKENS, check, check_texts, in_numbers, pairwise, shared_words
 from toy import world
 from toy.probe import sensitivity
@@ -124,23 +113,23 @@ def reasons_of(problems, strict):
     return "; ".join(f"{p.kind}: {p.what}" for p in wrong)[:300] or None
 
 
-def generate(classes, llm, out, about, tokenizer, n=2, style="core", batch=8, strict=False, known=None):
-    """Have `llm` (Llm) write n texts for each of `classes` (key -> Named) into `out`.
+def generate(classes, llm, out, about, tokenizer, known, batch, strict):
+    """Have `llm` (Llm) write texts for `classes` (key -> Named) into the file `out`, as `about` says.
 
     Each answer is there before the next request. Classes that are there are not asked again. One whose texts
     are missing, or cannot be used by the model of the `tokenizer`, is asked again, twice, in smaller batches,
     with the reason; if `strict`, also one with something to look at. Raises BadInput if some stay without.
     """
-    out = Path(out)
+    n = about["per_class"]
     done = already_written(out, classes, about)
     raw = out.with_name(out.name + ".raw.jsonl")
     append(raw, "")  # what cannot be written is said before anything is paid for
     names = {key: named.name for key, named in classes.items()}
     also = {key: named.also for key, named in classes.items()}
     left = {key: named for key, named in classes.items() if key not in done}
-    groups = requests_of(left, known or {}, batch)
+    groups = requests_of(left, known, batch)
     todo, tries, why = [key for group in groups for key in group], Counter(), {}
-    to_read = len(groups) * len((PROMPT + STYLES[style]).split()) + 8 * len(todo)
+    to_read = len(groups) * len(about["prompt"].split()) + 8 * len(todo)
     words = f"about {to_read} words to read and {18 * n * len(todo)} to write"
     log(f"{len(todo)} classes to ask for, {len(done)} are there: {len(groups)} requests, {words}")
     size = batch
@@ -151,7 +140,6 @@ def generate(classes, llm, out, about, tokenizer, n=2, style="core", batch=8, st
             said, ended = llm.ask(prompt, 40 * n * len(asked))
             append(raw, json.dumps({"asked": asked, "said": said, "why": ended}) + "\n")  # as it came
             found = parse_answer(said, asked, n)
-            missing = []
             for key in asked:
                 problems = check_texts({key: found.get(key, [])}, names, tokenizer, also)
                 why[key] = reasons_of(problems, strict)
@@ -160,19 +148,17 @@ def generate(classes, llm, out, about, tokenizer, n=2, style="core", batch=8, st
                 elif reasons_of(problems, strict=False) is None:
                     bar.update(key not in done)
                     done[key] = entry_of(classes[key], found[key])
-                if why[key]:
-                    missing.append(key)
             in_order = {key: done[key] for key in classes if key in done}
             write_json(out, {"about": about, "classes": in_order}, ensure_ascii=False)
+            missing = [key for key in asked if why[key]]
             tries.update(missing)
             todo += [key for key in missing if tries[key] < 3]
             size = max(1, size // 2) if missing else size
     lost = [key for key in classes if key not in done]
     if lost:
-        raise BadInput(
-            f"--llm {about['model']}: no usable texts for {first_of(lost, 10)} after three requests "
-            f"({why[lost[0]]}); allowed: the same command again, which asks for these alone"
-        )
+        what = f"no usable texts for {first_of(lost, 10)} after three requests ({why[lost[0]]})"
+        again = "the same command again, which asks for these alone"
+        raise BadInput(f"--llm {about['model']}: {what}; allowed: {again}")
 
 
 def request_for(classes, why, prompt):
@@ -253,13 +239,12 @@ def tokenizer_for(dataset, model):
 
 def print_check(args):
     """Print what `check` finds -> 1 if training cannot use the file, or if it is --strict, else 0."""
-    stem = Path(args.check).name.split(".")[0]  # descriptions/toy.context.json is for toy
-    guessed = None if args.classes or not os.path.isfile(find(f"descriptions/{stem}.json")) else stem
-    dataset = args.dataset or guessed
-    classes, names, also = classes_for(dataset, args.classes), None, other_names(dataset)
-    if classes:
-        names = {key: named.name for key, named in classes.items()}
-        also = also or {key: named.also for key, named in classes.items()}
+    dataset, stem = args.dataset, Path(args.check).name.split(".")[0]  # toy.context.json is for toy
+    if not dataset and not args.classes and os.path.isfile(find(f"descriptions/{stem}.json")):
+        dataset = stem
+    classes = classes_for(dataset, args.classes) or {}
+    names = {key: named.name for key, named in classes.items()}
+    also = other_names(dataset) or {key: named.also for key, named in classes.items()}
     problems = sorted(check(args.check, names, tokenizer_for(dataset, args.model), also), reverse=True)
     if problems:
         rows = [("stop" if p.stops or args.strict else "look", p.kind, p.key, p.what) for p in problems]
@@ -269,9 +254,7 @@ def print_check(args):
     alone = "" if classes else "; classes not compared, for want of --dataset or --classes"
     counts = f"{stops} faults that training should not start with, {len(problems) - stops} to look at"
     counts += f" ({kinds})" * bool(kinds)
-    print_lines(
-        printable(f"{args.check}: {counts}{alone}; a wrong thing, well described, is seen by you alone")
-    )
+    print_lines(f"{args.check}: {counts}{alone}; a wrong thing, well described, is seen by you alone")
     return 1 if stops else 0
 
 
@@ -292,9 +275,9 @@ def have_written(args):
     about |= {"date": date.today().isoformat(), "license": "see the terms of the model"}
     llm = Llm(args.llm, args.base_url, args.seed, args.temperature, args.timeout)
     tokenizer = tokenizer_for(args.dataset, args.model)
-    known = read_descriptions(read_bytes(f"descriptions/{args.dataset}.json")).texts if args.dataset else {}
-    generate(classes, llm, out, about, tokenizer, args.per_class, args.style, args.batch, args.strict, known)
-    print_lines(printable(f"written: {out}; now: python describe.py --check {out}"))
+    known = read_descriptions(f"descriptions/{args.dataset}.json").texts if args.dataset else {}
+    generate(classes, llm, out, about, tokenizer, known, args.batch, args.strict)
+    print_lines(f"written: {out}; now: python describe.py --check {out}")
 
 
 @guarded("describe.py", "the same command goes on")

@@ -497,7 +497,7 @@ def ask_zero_shot(setup, jobs):
     bad = {} if config.skip_bad_images else None
     features = encode_images(setup.zero_shot, split, bad)  # (N, D)
     if bad:
-        report.say_left_out(bad, split)
+        errors.log(f"left out: {len(bad)} of {len(split)} training images; the first: {[*bad.values()][0]}")
         split = split.take([i for i in range(len(split)) if i not in bad])
         errors.check_learnable(split, config, setup.zero_shot, jobs)
     if not torch.is_tensor(split.images):
@@ -566,7 +566,6 @@ def evaluate_saved(config, out):
     """--eval-only: a model that a run saved, with its own prompts -> as run()."""
     saved = read_saved(config.model, METHODS)
     setup = set_up(config, out, saved)
-    report.make_folders(out, [])
     about = {key: saved.get(key) for key in ("method", "seed", "lam", "estimator")} | {"alpha": 1.0}
     there = {name: s for name, s in {"val": setup.data.val, **setup.data.tests}.items() if len(s)}
     of_images = setup.data._replace(val=next(iter(there.values())), tests=there)
@@ -575,11 +574,11 @@ def evaluate_saved(config, out):
     return report.make(rows_of(p, setup, [beta], about), setup)
 
 
-def answer(config, out):
+def answer(config):
     """--predict: what a model that a run saved sees in pictures -> rows of a table. Raises BadInput."""
     saved, files = read_saved(config.model, METHODS), answers.pictures_of(config.predict)
     model, tokenizer = weights.load_clip(config.model, device=weights.pick_device(config.device))
-    setup = with_texts(Setup(config, out, None, model, tokenizer), saved["prompts"])
+    setup = with_texts(Setup(config, None, None, model, tokenizer), saved["prompts"])
     split, bad = Split(ImageFiles(files, workers=config.workers), torch.zeros(len(files))), {}
     both = predict(model, split, setup.prompts, bad)
     p = mix(*both, saved["beta"] if config.beta is None else config.beta)
@@ -600,7 +599,7 @@ def run(config, out=None):
     jobs = [job for seed in seeds for method in trainings for job in jobs_of(method, config, seed)]
     errors.check_learnable(setup.data.train, config, setup.zero_shot, jobs)
     report.make_folders(out, jobs if config.save_every >= 0 else [])
-    report.say_what_is_to_come(setup, jobs, len(shuffled_batches(len(setup.data.train), config, 0)))
+    report.say_what_is_to_come(setup, jobs, shuffled_batches)
     for seed in seeds:
         if seed > config.seed and drawn:  # files are the same for every seed
             setup = setup._replace(data=load_data(config, seed))
@@ -622,7 +621,7 @@ def main(argv=None):
     config = command_line(Config, argv, "drm_min.py", __doc__.partition("\nA zero")[0], toy.RECIPE)
     with errors.own_folder(config) as out:
         if config.predict:
-            errors.print_lines(*errors.markdown(answers.show(answer(config, None), out)))
+            errors.print_lines(*errors.markdown(answers.show(answer(config), out)))
         else:
             report.show(run(config, out), out)
 

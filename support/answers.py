@@ -5,7 +5,7 @@ from pathlib import Path
 
 from support.checkpoints import model_folder
 from support.errors import BadInput, find, first_of, log, make_folder, write
-from support.images import EXTENSIONS, ImageFiles
+from support.images import ImageFiles, images_below
 
 SAID = ("prediction", "probability", "default_head", "p_default", "concept_head", "p_concept")
 
@@ -30,10 +30,9 @@ def labels_of(split, classes):
 
 
 def write_predictions(setup, p, mixture, about):
-    """predictions.csv of an evaluated model, beside its weights: a row for each image of each domain.
+    """predictions.csv of an evaluated model, beside its weights: a row for each image. Raises BadInput.
 
     p: as of drm_min.predict_all; mixture: both heads of a domain -> one; about: the row of results.
-    Raises BadInput.
     """
     if setup.out is None:
         return
@@ -66,13 +65,7 @@ def pictures_of(paths):
     """Files and folders, with what is in them -> the pictures, sorted within a folder. Raises BadInput."""
     found = []
     for path in map(find, paths):
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
-            found += [
-                p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)
-            ]
-        else:
-            found.append(path)
+        found += sorted(images_below(path)[0]) if path.is_dir() else [path]
     missing = [str(path) for path in found if not path.is_file()]
     if missing or not found:
         what = f"{first_of(missing)}: not there" if missing else f"{first_of(paths)}: no pictures"
@@ -92,5 +85,4 @@ def show(rows, out):
     """The CSV of --predict -> the lines of its table."""
     make_folder(out)
     write_csv(Path(out) / "predictions.csv", rows)
-    short = [(row[0], *row[1:2], row[2][:6], *row[3:4], row[4][:6], row[5], row[6][:6]) for row in rows[1:]]
-    return [rows[0], *short]
+    return [rows[0], *((a, b, p[:6], c, q[:6], d, r[:6]) for a, b, p, c, q, d, r in rows[1:])]

@@ -22,13 +22,9 @@ from support.weights import save_clip
 COLUMNS = ("step", "epoch", "loss", "erm_loss", "wrm_loss", "lr", "seconds", "validation")  # of history.csv
 LONG = 120  # seconds: a training that takes longer says early how long
 READ_OF_ERM = ("erm-mixed", "ensemble")  # methods without a training of their own: they read erm's
-
-
 # What decides a training, beside its method, lambda, seed and prompts.
-RECIPE = (
-    *("dataset", "model", "pretrained", "epochs", "batch_size", "accumulate", "lr", "warmup", "weight_decay"),
-    *("select", "loss", "precision", "skip_bad_images"),
-)
+RECIPE = "dataset model pretrained epochs batch_size accumulate lr warmup weight_decay select".split()
+RECIPE += "loss precision skip_bad_images".split()
 
 
 def about_job(job):
@@ -51,38 +47,34 @@ def about_training(job, setup):
     return about | {"recipe": recipe, "versions": versions}
 
 
-def digest_of(split, root, of_files=False):
-    """A fingerprint of a split: labels, and pixels in memory or paths below the data root, in their order.
-
-    No file is read; `of_files`: their sizes and times count too, and what else an evaluation asks for.
-    """
-    made = hashlib.sha256(split.labels.numpy().tobytes())
-    if torch.is_tensor(split.images):
-        made.update(split.images.numpy().tobytes())
-    else:
-        base = str(Path(root) if Path(root).is_dir() else Path(root).parent)  # of a CSV file: its folder
-        for path in split.images:
-            state = os.stat(path) if of_files and os.path.isfile(path) else None
-            made.update(
-                repr((path.removeprefix(base), state and (state.st_size, state.st_mtime_ns))).encode()
-            )
-    if of_files:
-        made.update(
-            repr((split.label_of_class, getattr(split.images, "border", 0), [*split.groups])).encode()
-        )
-        for members in split.groups.values():
-            made.update(members.numpy().tobytes())
+def fingerprint(parts):
+    """Of tensors, and of what else can be written down."""
+    made = hashlib.sha256()
+    for part in parts:
+        made.update(part.numpy().tobytes() if torch.is_tensor(part) else repr(part).encode())
     return made.hexdigest()
+
+
+def digest_of(split, root):
+    """A fingerprint of labels, and of pixels in memory or paths below the data root. No file is read."""
+    if torch.is_tensor(split.images):
+        return fingerprint([split.labels, split.images])
+    base = str(Path(root) if Path(root).is_dir() else Path(root).parent)  # of a CSV file: its folder
+    return fingerprint([split.labels, *(path.removeprefix(base) for path in split.images.paths)])
 
 
 def digest_of_evaluation(setup, betas):
     """A fingerprint of all that rows depend on, beside the trained model: data, options, versions, CLIP."""
-    config, data, weights = setup.config, setup.data, setup.zero_shot.state_dict().values()
+    config, data = setup.config, setup.data
     parts = [betas, config.alpha, data.metrics, data.group_weights, torch.__version__, open_clip.__version__]
     for name, split in {"": data.val, **data.tests}.items():
-        parts.append((name, digest_of(split, config.data_root, of_files=True)))
-    parts += [(value.device, value.float().sum().item()) for value in weights]
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+        parts += [name, digest_of(split, config.data_root), split.label_of_class, *split.groups.values()]
+        parts += [[*split.groups], getattr(split.images, "border", 0)]
+        if not torch.is_tensor(split.images):
+            states = [os.stat(path) for path in split.images.paths if os.path.isfile(path)]
+            parts += [(state.st_size, state.st_mtime_ns) for state in states]
+    parts += [(value.device, value.float().sum().item()) for value in setup.zero_shot.state_dict().values()]
+    return fingerprint(parts)
 
 
 def model_folder(out, method, lam, seed, estimator, **_):
@@ -113,10 +105,9 @@ def read_saved(model, methods):
 class Checkpoints:
     """The checkpoints of one training: folder/step-N while it runs, one at a time, folder/model at its end.
 
-    Each is an open_clip folder with drm.json and history.csv in it. `about`, see about_training, goes into
-    drm.json. With --resume, load() goes on from what is there, and refuses what another training left.
-    Without `out`, or with --save-every -1, nothing is kept, but what is not finite is refused all the same
-    (BadInput). Without `about` there is no progress bar.
+    Each is an open_clip folder with history.csv and `about`, of about_training, as drm.json in it. With
+    --resume, load() goes on from what is there. Without `out`, or with --save-every -1, nothing is kept.
+    What is not finite is refused (BadInput). Without `about` there is no progress bar.
     """
 
     def __init__(self, config, about=None, tokenizer=None, out=None):
@@ -171,12 +162,11 @@ class Checkpoints:
         scaler.load_state_dict(progress["scaler"])
         if best := progress["best"]:
             self.best = best | {"score": float(best["score"]), "epoch": int(best["epoch"])}
-        moments = [
-            (p.shape, s["exp_avg"].shape, s["exp_avg_sq"].shape, s["step"])
-            for p, s in optimizer.state.items()
-        ]
-        if not moments or any(of_p != first or of_p != second for of_p, first, second, _ in moments):
-            raise ValueError("its optimizer has taken no step, or belongs to another model")
+        if not optimizer.state:
+            raise ValueError("its optimizer has taken no step")
+        for p, of_p in optimizer.state.items():
+            if not p.shape == of_p["exp_avg"].shape == of_p["exp_avg_sq"].shape or "step" not in of_p:
+                raise ValueError("its optimizer belongs to another model")
         if folder.name != f"step-{len(self.history)}":
             raise ValueError("its history is not that of its steps")
         if self.best and shapes(self.best["state"]) != shapes(model.state_dict()):
@@ -224,13 +214,11 @@ class Checkpoints:
     def after_step(self, model, optimizer, scaler, losses, score=None):
         """Note a step and the score at its epoch's end, and save if it is time. Raises Stopped, BadInput."""
         epoch = len(self.history) // (self.of // self.config.epochs) + 1
-        lr = optimizer.param_groups[0]["lr"]
-        row = (len(self.history) + 1, epoch, *losses, lr, self.clock(), score)
-        self.history.append(dict(zip(COLUMNS, row)))
+        step, lr = len(self.history) + 1, optimizer.param_groups[0]["lr"]
+        self.history.append(dict(zip(COLUMNS, (step, epoch, *losses, lr, self.clock(), score))))
         self.show_progress()
         if score is not None:
             self.offer_best(model, score, epoch)
-        step = len(self.history)
         if self.folder and (self.stop or self.config.save_every and step % self.config.save_every == 0):
             if not all(p.isfinite().all() for p in self.sound):
                 self.refuse(f"the weights after step {step} are not finite")
@@ -274,16 +262,13 @@ class Checkpoints:
             self.clear()
 
     def evaluated(self, setup, betas, rows_at):
-        """The rows of a finished training, rows_at(alpha) for each alpha; kept beside the model.
-
-        With --resume those that are there are taken, if all that they depend on is as it was.
-        """
-        of = self.folder and digest_of_evaluation(setup, betas)
-        file = self.folder and self.last / "evaluated.json"
-        with contextlib.suppress(BadInput):  # damaged: it is made anew
-            kept = read_json(file) if self.finished and file.is_file() else {}
-            if of and kept.get("of") == of:
-                return kept["rows"]
+        """The rows of a training, rows_at(alpha) for each alpha, or those kept if they depend on the same."""
+        if self.folder:
+            file, of = self.last / "evaluated.json", digest_of_evaluation(setup, betas)
+            with contextlib.suppress(BadInput):  # not there, or damaged: it is made anew
+                kept = read_json(file) if self.finished else {}
+                if kept.get("of") == of:
+                    return kept["rows"]
         rows = [row for alpha in self.config.alpha for row in rows_at(alpha)]
         if self.folder:
             write_json(file, {"of": of, "rows": rows})

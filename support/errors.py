@@ -79,7 +79,7 @@ def log(text):
 def print_lines(*lines):
     """Results, on standard output. Raises BadInput where it cannot take them."""
     try:
-        print(*lines, sep="\n", flush=True)
+        print(*map(printable, lines), sep="\n", flush=True)
     except OSError as e:
         raise BadInput(f"the standard output cannot be written ({e.strerror}); files are there") from None
 
@@ -135,10 +135,7 @@ def write(path, save):
         for file in filter(Path.is_file, (temporary, *temporary.rglob("*"))):
             with contextlib.suppress(OSError):  # a disk may know no modes
                 file.chmod(0o666 & ~umask)  # safetensors lets only their owner read its files
-        if path.is_dir() and not temporary.is_dir():
-            temporary.unlink()
-            raise IsADirectoryError(0, "a folder has that name")
-        if path.is_dir():  # a folder that is not empty cannot be replaced in one move
+        if path.is_dir() and temporary.is_dir():  # one that is not empty cannot be replaced in one move
             os.replace(path, old)
         os.replace(temporary, path)
         shutil.rmtree(old, ignore_errors=True)
@@ -172,15 +169,15 @@ def is_over(owner):
     pid, _, host = owner.partition(" on ")
     if host != socket.gethostname() or not pid.isdecimal():
         return False
+    if os.name != "posix" or int(pid) == os.getpid():  # an earlier one had this number, as in containers
+        return True
     try:
-        if os.name == "posix" and int(pid) != os.getpid():  # an earlier one had this number, as in containers
-            os.kill(int(pid), 0)
-            return False
-    except (PermissionError, OverflowError):  # it is another user's, or none
-        return False
+        os.kill(int(pid), 0)
     except ProcessLookupError:
+        return True
+    except (PermissionError, OverflowError):  # it is another user's, or none
         pass
-    return True
+    return False
 
 
 @contextlib.contextmanager
@@ -215,22 +212,25 @@ def own_folder(config):
     """
     out = Path(config.out)
     new = [path for path in (out, *out.parents) if not os.path.lexists(path)]
+    resumable = config.save_every >= 0 and not config.eval_only and not config.predict
     try:
         make_folder(out)
         left = [p for name in LEFT for p in out.glob(name)]
         if left and not config.resume and not config.overwrite:
             first = first_of(sorted(p.relative_to(out) for p in left), 3)
-            go_on = "" if config.eval_only or config.predict else "--resume, to go on from it; "
+            go_on = "--resume, to go on from it; " if resumable else ""
             how = f"{go_on}--overwrite, to replace it; another --out"
             raise BadInput(f"--out {out}: an earlier run left {first}; allowed: {how}")
         with locked(out):
             yield out
+    except KeyboardInterrupt:
+        if resumable:
+            raise
+        raise Stopped("stopped; nothing is kept to go on from") from None
     except (RuntimeError, MemoryError) as e:
         saving = "" if config.grad_checkpointing else ", --grad-checkpointing"
-        e.advice = (
-            f"; to need less: --accumulate, now {config.accumulate}{saving}, or a smaller --batch-size, "
-        )
-        e.advice += f"now {config.batch_size}"
+        smaller = f"or a smaller --batch-size, now {config.batch_size}"
+        e.advice = f"; to need less: --accumulate, now {config.accumulate}{saving}, {smaller}"
         raise
     finally:
         for path in new:

@@ -53,9 +53,6 @@ class ImageFiles:
     def __len__(self):
         return len(self.paths)
 
-    def __iter__(self):
-        return iter(self.paths)
-
     def __getitem__(self, kept):
         """By numbers (M,) -> those files."""
         return ImageFiles([self.paths[int(i)] for i in kept], self.border, self.workers)
@@ -146,6 +143,24 @@ def to_8_bits(values):
     return np.round((values - low) / max(high - low, 1e-12) * 255).astype(np.uint8)
 
 
+def images_below(folder):
+    """-> (paths of images, of what is none or hidden) in a folder, and in its folders but hidden ones."""
+    images, others, left, seen = [], [], [folder], {folder.resolve(), *folder.resolve().parents}
+    while left:
+        inner = []
+        for path in sorted(left.pop().iterdir()):
+            hidden = path.name.startswith(".")
+            if path.is_dir() and not hidden and path.resolve() not in seen:  # as a link back would be
+                seen.add(path.resolve())
+                inner.append(path)
+            elif path.suffix.lower() in EXTENSIONS and path.is_file() and not hidden:
+                images.append(path)
+            else:
+                others.append(path)
+        left += reversed(inner)
+    return images, others
+
+
 def check_files(files):
     """Before training. Raises BadInput for the first of (path, border) that is no whole image.
 
@@ -182,18 +197,17 @@ class Batches(torch.utils.data.Dataset):
             torch.default_generator.manual_seed((seed or 0) * 1_000_003 + number)
             for i, index in enumerate(indices):
                 try:
-                    prepared.append(transform(self.picture(images, i, least)))
+                    if torch.is_tensor(images):
+                        image = Image.fromarray(images[i].permute(1, 2, 0).numpy())
+                    else:
+                        image = read_image(images.paths[i], images.border, least)
+                    prepared.append(transform(image))
                 except BadInput as e:
                     bad[index] = str(e)
                 except Exception as e:  # it would arrive from a worker as a page of traceback
                     name = images.paths[i] if isinstance(images, ImageFiles) else f"image {index}"
                     bad[index] = f"{name}: cannot be prepared ({e!r})"
         return number, torch.stack(prepared).contiguous() if prepared else torch.empty(0), bad
-
-    def picture(self, images, i, least):
-        if isinstance(images, torch.Tensor):
-            return Image.fromarray(images[i].permute(1, 2, 0).numpy())
-        return read_image(images.paths[i], images.border, least)
 
 
 class Pass:

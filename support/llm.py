@@ -6,25 +6,13 @@ import json
 import os
 import re
 import time
-from typing import NamedTuple
 
 from support.errors import BadInput, log
 
 LONGEST_WAIT = 120  # seconds
 MAY_PASS = (408, 409, 425, 429)  # and 500 and above: another request may go well
-NO_WAITING_MENDS = (
-    "UnsupportedProtocol",
-    "InvalidURL",
-    "LocalProtocolError",
-    "ImportError",
-    "ModuleNotFoundError",
-)
+NO_WAITING_MENDS = ("UnsupportedProtocol", "InvalidURL", "LocalProtocolError", "ImportError")
 SPENT = r"insufficient_quota|exceeded your current quota|billing|out of credits|payment required"
-
-
-class Answer(NamedTuple):
-    text: str
-    why: str  # if it ended before its end, or is empty: why
 
 
 class Llm:
@@ -47,31 +35,30 @@ class Llm:
         address = base_url and address_of(base_url)
         self.client = InferenceClient(base_url=address, api_key=self.key, timeout=timeout)
         self.model, self.where, self.retries = model, self.hidden(address or "Hugging Face"), retries
-        # what a server may refuse by its name, and is then asked without
+        # what a server may refuse by its name, and is then asked without; the limit's value is ask()'s
         self.fields = {"seed": seed, "temperature": temperature, "response_format": {"type": "json_object"}}
-        self.limit = "max_tokens"
+        self.fields["max_tokens"] = None
 
     def hidden(self, text):
         """A text without the key, and without a name and password in an address."""
         return re.sub(r"//[^/@\s]*@", "//***@", text.replace(self.key, "***"))
 
     def ask(self, prompt, words):
-        """-> Answer. Asks again where that may help, or raises BadInput."""
+        """-> (text, why it breaks off or is empty, or ""). Asks again where that helps. Raises BadInput."""
         messages, room, failures = [{"role": "user", "content": prompt}], 4 * words + 2000, 0
         while True:
-            limit = {"max_tokens": room} if self.limit == "max_tokens" else {}
-            if self.limit == "max_completion_tokens":
-                limit = {"extra_body": {self.limit: room}}
+            fields = {name: room if value is None else value for name, value in self.fields.items()}
             try:
-                said = self.client.chat_completion(messages, model=self.model, **limit, **self.fields)
+                said = self.client.chat_completion(messages, model=self.model, extra_body=fields)
                 return read_choice(said, room)
             except Exception as e:  # the client, its HTTP library and a body that is no JSON raise many kinds
                 response = getattr(e, "response", None)
+                status = getattr(response, "status_code", None)
                 said = " ".join(self.hidden(words_of_server(response) or str(e)).split())[:300]
-                if self.goes_without(getattr(response, "status_code", None), said):
+                if self.goes_without(status, said):
                     continue
                 failures += 1
-                self.give_up(e, getattr(response, "status_code", None), said, failures)
+                self.give_up(e, status, said, failures)
                 time.sleep(wait_of(response) or 2 ** (failures - 1))
 
     def goes_without(self, status, said):
@@ -83,10 +70,8 @@ class Llm:
             named = [field for field in self.fields if field == "response_format"]  # the prompt says the same
         for field in named:
             del self.fields[field]
-        if self.limit and re.search(rf"\b{self.limit}\b", said):
-            named.append(self.limit)
-            renamed = self.limit == "max_tokens" and "max_completion_tokens" in said
-            self.limit = "max_completion_tokens" if renamed else None
+        if "max_tokens" in named and "max_completion_tokens" in said:
+            self.fields["max_completion_tokens"] = None
         if named:
             log(f"{self.where} refuses {', '.join(named)} ({said}): asked again without")
         return bool(named)
@@ -143,10 +128,10 @@ def wait_of(response):
 
 
 def read_choice(said, room):
-    """What chat_completion returned -> Answer. `room`: how many tokens were allowed."""
-    choice = said.choices[0] if said.choices else None
-    if choice is None:
-        return Answer("", "an answer without choices")
+    """What chat_completion returned -> as Llm.ask. `room`: how many tokens were allowed."""
+    if not said.choices:
+        return "", "an answer without choices"
+    choice = said.choices[0]
     content = choice.message.content or ""
     if not isinstance(content, str):  # some servers answer in parts
         content = "".join(part.get("text") or "" for part in content)
@@ -154,28 +139,24 @@ def read_choice(said, room):
     if choice.finish_reason == "length":
         thought = choice.message.get("reasoning") or choice.message.get("reasoning_content") or content
         took = "cut at" if text.strip() or not thought else "thoughts took all"
-        return Answer(content, f"{took} {room} tokens")
-    return Answer(content, "" if text.strip() else "an empty answer")
+        return content, f"{took} {room} tokens"
+    return content, "" if text.strip() else "an empty answer"
 
 
 def without_thoughts(text):
     """A template may hold their opening tag."""
-    return re.sub(r"<think>.*", "", (text or "").rpartition("</think>")[2], flags=re.DOTALL)
+    return re.sub(r"<think>.*", "", text.rpartition("</think>")[2], flags=re.DOTALL)
 
 
 def parse_answer(text, keys, n):
     """What a model said -> {key: [n texts]} for the keys that it answered well, whatever else it said."""
     text = without_thoughts(text)
-    # JSON5's comma before a closing bracket
-    found = in_an_object(text, keys, n) or in_an_object(re.sub(r",(\s*[}\]])", r"\1", text), keys, n)
-    return found | each_by_itself(text, [key for key in keys if key not in found], n)
+    mended = re.sub(r",(\s*[}\]])", r"\1", text)  # JSON5's comma before a closing bracket
+    found = in_an_object(text, keys, n) or in_an_object(mended, keys, n)
+    return found | each_by_itself(mended, [key for key in keys if key not in found], n)
 
 
-def refuse(constant):
-    raise ValueError(constant)  # NaN is no JSON
-
-
-DECODER = json.JSONDecoder(parse_constant=refuse, strict=False)  # not strict: a text may hold a line break
+DECODER = json.JSONDecoder(strict=False)  # a text may hold a line break
 
 
 def tries(pattern, text):
@@ -203,9 +184,8 @@ def each_by_itself(text, keys, n):
     for key in keys:
         said = []
         for start in tries(rf'"{re.escape(key)}(\s*:[^"\n]*)?"\s*:\s*(?=\[)', text):
-            part = text[start.end() : start.end() + 20_000]
             try:
-                value, _ = DECODER.raw_decode(re.sub(r",(\s*\])", r"\1", part))
+                value, _ = DECODER.raw_decode(text, start.end())
             except (ValueError, RecursionError):
                 continue
             said.append(usable_texts(value, n))

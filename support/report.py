@@ -6,6 +6,7 @@ import io
 import json
 import math
 import statistics
+from collections import Counter
 
 import open_clip
 import torch
@@ -96,15 +97,13 @@ def say_what_was_read(dataset, data):
     log(f"in distribution: {inside}; shifted: {', '.join(shifted) or 'none'}")
 
 
-def say_what_is_to_come(setup, jobs, steps):
-    """Device, precision, and the work ahead."""
-    device = next(setup.zero_shot.parameters()).device
+def say_what_is_to_come(setup, jobs, batches_of):
+    """Device, precision, and the work ahead; batches_of: drm_min.shuffled_batches."""
+    device, n = next(setup.zero_shot.parameters()).device, len(setup.data.train)
     precision = pick_precision(setup.config.precision, device)
-    log(f"device {device}, precision {precision}; to train: {len(jobs)} x {steps} steps")
-
-
-def say_left_out(bad, split):
-    log(f"left out: {len(bad)} of {len(split)} training images; the first: {next(iter(bad.values()))}")
+    whole = Counter(job.loss != "flyp-released" for job in jobs)  # FLYP's last batch may be a smaller one
+    work = [f"{whole[kind]} x {len(batches_of(n, setup.config, 0, kind))} steps" for kind in whole]
+    log(f"device {device}, precision {precision}; to train: {' and '.join(work) or 'nothing'}")
 
 
 def say_accuracy(name, features, head, labels):
@@ -251,17 +250,13 @@ def plot_tradeoff(report, _=None):
     grouped, (first, *_, last) = by_name(report["results"]), report["results"][0]["domains"]
     id_metric, ood_metric = report["about"]["metrics"]
     here, there = (drawable(domain, report).replace("$", r"\$") for domain in (first, last))  # no mathematics
-    mean_name = f"ood_mean_{ood_metric}"
+    name_of_mean = f"ood_mean_{ood_metric}"
     risk = "worst-domain risk: log loss (nats), lower is better", lambda r: r["summary"]["worst_log_loss"]
-    mean = f"mean out-of-distribution {words(ood_metric)} (%)", lambda r: 100 * r["summary"][mean_name]
-    inside = (
-        f"in-distribution {words(id_metric)}, `{here}` (%)",
-        lambda r: 100 * r["domains"][first][id_metric],
-    )
-    shifted = (
-        f"{words(ood_metric)} under shift, `{there}` (%)",
-        lambda r: 100 * r["domains"][last][ood_metric],
-    )
+    mean = f"mean out-of-distribution {words(ood_metric)} (%)", lambda r: 100 * r["summary"][name_of_mean]
+    name = f"in-distribution {words(id_metric)}, `{here}` (%)"
+    inside = name, lambda r: 100 * r["domains"][first][id_metric]
+    name = f"{words(ood_metric)} under shift, `{there}` (%)"
+    shifted = name, lambda r: 100 * r["domains"][last][ood_metric]
     figure = new_figure(11, 5.4)
     left, right = figure.subplots(1, 2)
     legend = draw_panel(left, grouped, risk, mean)

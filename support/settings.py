@@ -52,9 +52,7 @@ class Config:
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps", group="machine and files")
     precision: str = option("auto", "of the towers in training", choices=("auto", "fp32", "bf16", "fp16"))
     out: str = option(None, "folder of results and models; if left out, runs/DATASET")
-    save_every: int = option(
-        None, "steps between checkpoints; 0: none before the end, -1: no model", -1, 10**9
-    )
+    save_every: int = option(None, "steps between checkpoints; 0: one at the end, -1: no model", -1, 10**9)
     resume: bool = option(False, "go on from the checkpoints in --out")
     overwrite: bool = option(False, "replace what an earlier run left in --out")
     predict: tuple[str, ...] = option((), "pictures or folders: what --model, which a run left, sees")
@@ -62,8 +60,6 @@ class Config:
 
     def __post_init__(self):
         if self.data_root is not None and self.dataset in world.CAMERAS:
-            allowed = f"another --dataset ({', '.join(READERS)})"
-            raise BadInput(
-                f"--data-root {self.data_root}: {self.dataset} draws its images; allowed: {allowed}"
-            )
+            what = f"{self.dataset} draws its images; allowed: another --dataset ({', '.join(READERS)})"
+            raise BadInput(f"--data-root {self.data_root}: {what}")
         complete(self, RECIPES)

@@ -50,26 +50,23 @@ def pairs_of(texts):
     return [(key, text) for key, own in texts.items() for text in own]
 
 
-def read_bytes(path):
-    try:
-        return find(path).read_bytes()
-    except OSError as e:
-        raise BadInput(f"--descriptions {path}: cannot be read ({e.strerror}); allowed: JSON") from None
-
-
 def other_names(dataset):
     """{key: (name, ...)}: what the classes of a data set are called, by its shipped file, if it has one."""
     path = ROOT / "descriptions" / f"{dataset}.json"
     return {key: (c.name, *c.also) for key, c in read_named(path).items()} if path.is_file() else {}
 
 
-def read_descriptions(raw, classes=None, also=None):
-    """The bytes of a file -> Descriptions, with every problem: those that stop a training, and the others.
+def read_descriptions(path, classes=None, also=None):
+    """A file -> Descriptions, with every problem. Raises BadInput where there is no such file.
 
     Texts are matched by key, never by position: a key is a class's key, its name, or one of its other names
     `also` (see other_names). Without `classes` (key -> name) those of the file are taken.
     """
     problems = []
+    try:
+        raw = find(path).read_bytes()
+    except OSError as e:
+        raise BadInput(f"--descriptions {path}: cannot be read ({e.strerror}); allowed: JSON") from None
 
     def unique(pairs):
         for key, times in twice(pairs).items():
@@ -159,7 +156,7 @@ def read_entry(key, entry, name):
 
 def load_names_and_descriptions(path, classes, also=None):
     """Description file -> (key -> name, lists of texts), in the order of `classes`. Raises BadInput."""
-    read = read_descriptions(read_bytes(path), classes, also)
+    read = read_descriptions(path, classes, also)
     if any(problem.stops for problem in read.problems):
         said = in_a_line([problem for problem in read.problems if problem.stops])
         raise BadInput(f"--descriptions {path}: {said}")
@@ -225,15 +222,7 @@ def read_classes(path):
 
 
 def read_named(path):
-    """Classes (key -> Named) of a file: JSON, or a line each. Raises BadInput.
-
-    A line is a key, or key, tab, name, or key, tab, name, tab, gloss.
-    """
-    try:
-        raw = Path(path).read_bytes()
-        text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except (OSError, UnicodeDecodeError) as e:
-        raise BadInput(f"{path}: no classes can be read ({e})") from None
+    """A file of classes, JSON or lines of key[, tab, name[, tab, gloss]] -> {key: Named}. Raises BadInput."""
 
     def unique(pairs):
         if twice(pairs):
@@ -241,14 +230,16 @@ def read_named(path):
         return dict(pairs)
 
     try:
+        raw = Path(path).read_bytes()
+        text = raw.decode("utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
         if text.lstrip()[:1] in ("{", "["):
             classes = classes_in(json.loads(text, object_pairs_hook=unique), unique)
         else:
             lines = [[part.strip() for part in line.split("\t")] for line in text.splitlines()]
             lines = [[*line, line[0]][: max(2, len(line))] for line in lines if any(line)]
             classes = unique([(line[0], Named(line[1], *line[2:3])) for line in lines])
-    except (ValueError, TypeError, AttributeError, RecursionError) as e:
-        raise e if isinstance(e, BadInput) else BadInput(f"{path}: no JSON of classes ({e})") from None
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as e:
+        raise e if isinstance(e, BadInput) else BadInput(f"{path}: no classes can be read ({e})") from None
     for key, named in classes.items():
         for part in (key, named.name, *(x for x in (named.gloss, *named.also) if x != "")):
             if not (isinstance(part, str) and part.strip("_ \t\r\n")):
@@ -267,10 +258,10 @@ def classes_in(content, unique):
     classes = {}
     for key, entry in content.get("classes", content).items():
         if isinstance(entry, dict):
-            glosses = [entry[field] for field in ("scientific_name", "gloss") if entry.get(field)]
-            others = [entry[field] for field in ("scientific_name",) if entry.get(field)]
-            also = (*others, *entry.get("also", ()))
-            classes[key] = Named(entry.get("name", key), "; ".join(glosses), also)
+            science = [entry["scientific_name"]] if entry.get("scientific_name") else []
+            gloss = [entry["gloss"]] if entry.get("gloss") else []
+            also = (*science, *entry.get("also", ()))
+            classes[key] = Named(entry.get("name", key), "; ".join(science + gloss), also)
         else:
             classes[key] = Named(key if isinstance(entry, list) else entry)
     return classes

@@ -13,16 +13,7 @@ import open_clip
 import torch
 
 from support.errors import ROOT, find, twice
-from support.texts import (
-    Problem,
-    alike,
-    load_descriptions,
-    normal,
-    pairs_of,
-    read_bytes,
-    read_classes,
-    read_descriptions,
-)
+from support.texts import Problem, alike, load_descriptions, normal, pairs_of, read_classes, read_descriptions
 from support.weights import count_tokens
 
 TOKENS = 20  # about what CLIP's text tower uses of a text (arXiv 2403.15378), without start and end
@@ -36,14 +27,11 @@ CONTEXT = frozenset(
     shoreline sky snow snowy weather rain rainy sunny sunset night nocturnal daytime dusk dawn often usually
     typically commonly found lives living inhabits native endemic seen swimming flying walking perched grazing
     hunting photo photograph picture image viewed scene surroundings surrounded behavior behaviour waterhole
-    river rivers riverbank stream campsite roadside street nearby eating jumping
-    sleeping""".split()
+    river rivers riverbank stream campsite roadside street nearby eating jumping sleeping""".split()
 )
 FILLER = set("a an the of with and or in on to its it is that by at from for as into has two one".split())
 # Little words of other languages that no English caption holds; one alone may be part of a name.
-FOREIGN = set(
-    "der das ein eine mit und von auf les une avec et du el los las una con y il di e um uma".split()
-)
+FOREIGN = "der das ein eine mit und von auf les une avec et du el los las una con y il di e um uma".split()
 PLAIN_SHAPES = "cross|star|heart|cone|wedge|disc|disk|dome|diamond|oval|ring|crescent|egg|box|drop|pyramid"
 NUMBER = r"(\d[\d.,]*|two|three|four|five|six|seven|eight|nine|ten|several|few)"
 UNIT = r"(inch(es)?|in|feet|foot|ft|yards?|cm|mm|km|m|(centi|milli|kilo)?met(er|re)s?|pounds?|lbs?|kg|grams?)"
@@ -92,11 +80,10 @@ def phrases(name):
 def check(path, classes=None, tokenizer=None, also=None):
     """Problems of a description file, those of training and those to look at. Offline.
 
-    With `classes` (key -> name), also which are missing and extra; `also`: see read_descriptions.
-    `tokenizer`: of the model that will read the texts; CLIP's, which reads 77 tokens, if left out.
+    classes, also: see read_descriptions; tokenizer: of the model that will read the texts, or CLIP's.
     """
     tokenizer = tokenizer or open_clip.get_tokenizer("ViT-B-32")
-    read = read_descriptions(read_bytes(path), classes, also)
+    read = read_descriptions(path, classes, also)
     problems = list(read.problems)
     for key, other, name in alike(read.names.items()):
         problems.append(Problem(False, "equal names", key, f"also of {other}: {name!r}"))

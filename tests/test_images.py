@@ -248,7 +248,7 @@ def test_a_bad_image_stops_the_run_and_is_named_or_is_left_out_of_training_and_c
         (tmp_path / "f.png").unlink()  # one that is not there is left out too
         setup = encoded()
         kept = setup.data.train
-        assert [path[-5:] for path in kept.images] == ["a.png", "b.png", "c.png", "e.png"]
+        assert [path[-5:] for path in kept.images.paths] == ["a.png", "b.png", "c.png", "e.png"]
         assert kept.labels.tolist() == [0, 1, 0, 1] and setup.features.shape == (4, 16)
         assert "left out: 2 of 6 training images" in capfd.readouterr().err
     else:

@@ -128,6 +128,26 @@ def test_a_stop_outside_training_says_how_to_go_on(monkeypatch, tmp_path, capsys
     assert drm_min.main(["--out", str(tmp_path)]) == 130 and "--resume" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["--save-every", "-1"], ["--predict", "a.png"], ["--eval-only"]])
+def test_a_stop_where_nothing_is_kept_said_that_resume_goes_on(monkeypatch, tmp_path, capsys, words):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(drm_min, "run", stopped)
+    monkeypatch.setattr(drm_min, "answer", stopped)
+    words = words if "-1" in words else [*words, "--model", "local-dir:toy/clip"]
+    assert drm_min.main(["--out", str(tmp_path), *words]) == 130
+    assert capsys.readouterr().err == "drm_min.py: stopped; nothing is kept to go on from\n"
+
+
+def test_the_work_ahead_left_out_the_last_batches_of_flyp(world, tmp_path, capfd):
+    words = argv(tmp_path, world, method=("erm", "flyp"), batch_size=5, save_every=-1)
+    assert drm_min.main(words) == 0
+    err = capfd.readouterr().err
+    assert "to train: 1 x 4 steps and 1 x 6 steps\n" in err
+    assert re.search("flyp-seed-0: 100%.* 6/6 ", err)
+
+
 def test_drm_and_wrm_are_trained_with_each_estimator_in_folders_of_their_own_and_rows_tell_them_apart(
     world, tmp_path, capfd
 ):

@@ -39,7 +39,9 @@ from support.texts import prompts_of
 
 def seen(split):
     """Each file as stem:label, in the order of the split."""
-    return " ".join(f"{Path(path).stem}:{label}" for path, label in zip(split.images, split.labels.tolist()))
+    return " ".join(
+        f"{Path(path).stem}:{label}" for path, label in zip(split.images.paths, split.labels.tolist())
+    )
 
 
 def groups(split):
@@ -47,7 +49,9 @@ def groups(split):
     files_of = {}
     for name, members in split.groups.items():
         if members.any():
-            files_of[name] = " ".join(Path(p).stem for p, member in zip(split.images, members) if member)
+            files_of[name] = " ".join(
+                Path(p).stem for p, member in zip(split.images.paths, members) if member
+            )
     return files_of
 
 
@@ -55,7 +59,7 @@ def evaluated(monkeypatch, data, **guesses):
     """The result of a model that is right, but where `guesses`, {stem of a file: class}, says otherwise."""
 
     def predict(model, split, prompts):
-        truth = zip(split.images, split.labels.tolist())
+        truth = zip(split.images.paths, split.labels.tolist())
         p = guessed([guesses.get(Path(path).stem, y) for path, y in truth], len(data.classes))
         return p, p
 
@@ -276,7 +280,7 @@ def test_objectnet_best_of_several_ids_no_folder_outside_imagenet_and_no_border(
     [(_, images)] = image_batches(clip[0], split, [torch.tensor([1])])
     blue = torch.tensor([0, 0, 255], dtype=torch.uint8)[:, None, None].expand(3, 32, 32)
     assert torch.equal(images[0], blue)
-    assert [Path(p).stem for p in split.images] == ["bow_tie", "chair"]
+    assert [Path(p).stem for p in split.images.paths] == ["bow_tie", "chair"]
     of_both = own_p(monkeypatch, split, {423: 3, 559: 5, 457: 2, 5: 1e9, 7: 1e9})
     assert of_both == (pytest.approx([2 / 7, 5 / 7]), 2)  # not 8/10
     (base / "mappings/objectnet_to_imagenet_1k.json").write_text('{"Chair": "throne"}')
@@ -401,7 +405,7 @@ def test_photos_that_cannot_be_opened_here_were_ignored_as_no_images(tmp_path, c
     own_folder(tmp_path)
     helped = dict.fromkeys((".heic", ".avif"), "pip install something") | {".nef": "save them as JPEG"}
     monkeypatch.setattr(tables, "HELP", helped)
-    monkeypatch.setattr(tables, "EXTENSIONS", tables.EXTENSIONS - {".heic", ".avif", ".nef"})
+    monkeypatch.setattr(room, "EXTENSIONS", room.EXTENSIONS - {".heic", ".avif", ".nef"})
     for name in (
         "ski/1.heic",
         "ski/2.HEIC",

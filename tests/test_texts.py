@@ -398,9 +398,9 @@ def test_files_that_are_keyed_as_the_data_are_need_no_mending(dataset, n, tmp_pa
 
 
 @pytest.mark.parametrize("name", ["projectile1", "2 projectile", "PROJECTILE", "projec_tile"])
-def test_what_may_be_mended_and_what_may_not(name):
-    raw = dumps({name: "a long tube of steel", "n2": "a ball"}).encode()
-    read = read_descriptions(raw, {"n1": "projectile", "n2": "ball"})
+def test_what_may_be_mended_and_what_may_not(tmp_path, name):
+    (tmp_path / "d.json").write_text(dumps({name: "a long tube of steel", "n2": "a ball"}))
+    read = read_descriptions(tmp_path / "d.json", {"n1": "projectile", "n2": "ball"})
     stops = [p.kind for p in read.problems if p.stops]
     assert stops == (["missing", "extra"] if name == "projec_tile" else [])
     assert name == "projec_tile" or [(p.kind, p.key) for p in read.problems] == [("mended key", "n1")]

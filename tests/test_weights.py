@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import os
 import pickle
 import shutil
@@ -22,6 +23,7 @@ import support.weights
 from drm_min import main, tokenize
 from support.errors import BadInput, write
 from support.weights import agreed_preprocessing, encode_text, load_clip, read_weights, save_clip
+from toy import pretrain
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -463,6 +465,22 @@ def test_every_file_of_a_run_has_the_mode_that_the_umask_gives(world, tmp_path, 
     files = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.rglob("*") if file.is_file()}
     assert {"open_clip_model.safetensors", "progress.pt", "results.json", "one.safetensors"} <= files.keys()
     assert set(files.values()) == {0o666 & ~umask}
+
+
+def test_the_toy_clip_trained_anew_could_be_read_by_its_owner_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        sys, "argv", ["pretrain.py", "--out", str(tmp_path), "--steps", "2", "--batch-size", "8"]
+    )
+    before = os.umask(0o022)
+    try:
+        pretrain.main()
+    finally:
+        os.umask(before)
+        logging.disable(logging.NOTSET)
+    assert {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()} == {
+        "open_clip_config.json": 0o644,
+        "open_clip_model.safetensors": 0o644,
+    }
 
 
 def test_a_disk_that_knows_no_modes_costs_no_model(tmp_path, monkeypatch):

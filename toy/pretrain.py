@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 
 from drm_min import build_head, contrastive_loss, image_features, logit_scale, tokenize
-from support.errors import ROOT
+from support.errors import ROOT, write
 from support.texts import load_descriptions
 from support.weights import encode_text
 from toy import world
@@ -191,7 +191,8 @@ def main():
     weights = {
         k: v.half().contiguous() if v.is_floating_point() else v for k, v in model.state_dict().items()
     }
-    save_file(weights, args.out / "open_clip_model.safetensors", metadata={"format": "pt"})
+    file = args.out / "open_clip_model.safetensors"
+    write(file, lambda temporary: save_file(weights, temporary, metadata={"format": "pt"}))
     size = sum(f.stat().st_size for f in args.out.iterdir()) / 1e6
     print(f"{args.out}: {size:.1f} MB after {time.time() - start:.0f} s")
 

@@ -4,10 +4,7 @@ from support.errors import BadInput
 from support.readers.tables import PUBLISHED, Row, Table, below, csv_rows
 
 RECIPE = PUBLISHED
-LAYOUT = (
-    "allowed: a CSV file with columns path,label,split and optionally domain; splits train, val, test; "
-    "paths relative to the file"
-)
+LAYOUT = "allowed: a CSV file of path,label,split (train, val, test), optionally domain; paths relative to it"
 
 
 def read(path):

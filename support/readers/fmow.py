@@ -7,13 +7,8 @@ from support.errors import BadInput
 from support.readers.tables import PUBLISHED, Row, Table, csv_rows
 
 RECIPE = PUBLISHED | {"descriptions": "descriptions/fmow.json", "template": ("satellite photo of a {}.",)}
-RECIPE |= {
-    "domain": "satellite photos from straight above, half a meter a pixel: roofs, lots, roads, shadows"
-}
-LAYOUT = (
-    "allowed: a folder with fmow_v1.1/{rgb_metadata.csv,country_code_mapping.csv,images/}, "
-    "from https://wilds.stanford.edu"
-)
+RECIPE["domain"] = "satellite photos from straight above, half a meter a pixel: roofs, lots, roads, shadows"
+LAYOUT = "allowed: a folder with fmow_v1.1/{rgb_metadata.csv,country_code_mapping.csv,images/}, from https://wilds.stanford.edu"
 BEFORE_2013 = {"train": "train", "val": "val", "test": "id_test"}
 # 2015-04-12T08:02:17Z: day, time, fraction of a second, offset; all but the day may be left out
 STAMP = re.compile(r"(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d(?::\d\d)?)(?:\.\d+)?)? ?(?:Z|([+-]\d\d):?(\d\d)?)?")

@@ -3,10 +3,7 @@
 from support.readers.tables import PUBLISHED, Row, Table, class_folders
 
 RECIPE = PUBLISHED
-LAYOUT = (
-    "allowed: a folder with train/<class>/, val/<class>/, and <domain>/<class>/ for further domains, of "
-    "which id is in distribution"
-)
+LAYOUT = "allowed: a folder with train/<class>/, val/<class>/, <domain>/<class>/ (id: in distribution)"
 
 
 def read(root):

@@ -48,8 +48,7 @@ def read(root):
             images = [(name, path) for name, path in images if name in merged[split]]
         rows += [Row(split, path, name) for name, path in images]
     classes = dict(zip(wnids, open_clip.IMAGENET_CLASSNAMES))
-    border = {"objectnet": 2}
-    return Table(classes, rows, "val", merged=merged, border=border, left_out=left_out)
+    return Table(classes, rows, "val", merged=merged, border={"objectnet": 2}, left_out=left_out)
 
 
 def synsets(name):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from support.errors import BadInput, find, first_of, log, read_json
-from support.images import EXTENSIONS, HELP, ImageFiles, check_files
+from support.images import HELP, ImageFiles, check_files, images_below
 
 # What FLYP's released recipes share, on CLIP ViT-B/16; a data set's own values stand in its RECIPE.
 PUBLISHED = {"model": "ViT-B-16", "pretrained": "openai", "template": ("a photo of a {}.",)}
@@ -44,9 +44,6 @@ class Table(NamedTuple):
     def keys_of(self, split):
         """{label: the keys of the classes that count for it}, in the order of the label numbers."""
         return self.merged.get(split) or {key: [key] for key in self.classes}
-
-    def groups(self):
-        return sorted({row.group for row in self.rows} - {""})
 
 
 def read_table(reader, config):
@@ -125,19 +122,17 @@ def columns_of(table, workers):
     splits = {"train": [], "val": []}
     for row in table.rows:
         splits.setdefault(row.split, []).append(row)
-    columns = {}
+    columns, names_of_groups = {}, sorted({row.group for row in table.rows} - {""})
     for name, rows in splits.items():
-        keys_of = table.keys_of(name)
+        keys_of, groups = table.keys_of(name), {}
         number = {label: i for i, label in enumerate(keys_of)}
         images = [row.image for row in rows]
         if images and torch.is_tensor(images[0]):
             images = torch.stack(images)
         else:
             images = ImageFiles(map(str, images), table.border.get(name, 0), workers)
-        groups = {
-            group: torch.tensor([row.group == group for row in rows], dtype=torch.bool)
-            for group in table.groups()
-        }
+        for group in names_of_groups:
+            groups[group] = torch.tensor([row.group == group for row in rows], dtype=torch.bool)
         labels = torch.tensor([number[row.label] for row in rows], dtype=torch.int64)
         columns[name] = {"images": images, "labels": labels, "groups": groups, "group_kind": table.group_kind}
         if name in table.merged:
@@ -183,36 +178,18 @@ def below(folder, name, table):
 def class_folders(path, left_out):
     """A folder of class folders -> sorted [(class, path of an image)]. Classes without any are named.
 
-    Folders in a class folder belong to its class, as in torchvision's ImageFolder. The paths of what is no
-    image, or cannot be opened here, are added to `left_out`.
+    Folders in a class folder belong to its class, as in torchvision. What is no image goes to `left_out`.
     """
     found, empty = [], []
     for folder in sorted(path.iterdir()):
         if folder.name.startswith(".") or not folder.is_dir():
             left_out.append(folder)
             continue
-        before, real = len(found), folder.resolve()
-        for file in files_below(folder, {real, *real.parents}):
-            if not file.name.startswith(".") and file.suffix.lower() in EXTENSIONS and file.is_file():
-                found.append((folder.name, file))
-            else:
-                left_out.append(file)
-        if len(found) == before:
+        images, others = images_below(folder)
+        found += [(folder.name, image) for image in images]
+        left_out += others
+        if not images:
             empty.append(folder.name)
     if empty:
         log(f"{path}: no images in {first_of(empty)}")
     return found
-
-
-def files_below(folder, seen):
-    """Yield what is in a folder, then in its folders, but for hidden ones and those `seen` (links back)."""
-    folders = []
-    for entry in sorted(folder.iterdir()):
-        real = entry.resolve() if entry.is_dir() and not entry.name.startswith(".") else None
-        if real is None or real in seen:
-            yield entry
-        else:
-            seen.add(real)
-            folders.append(entry)
-    for entry in folders:
-        yield from files_below(entry, seen)

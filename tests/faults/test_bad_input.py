@@ -456,11 +456,11 @@ FAULTS_OF_DESCRIBE = {
         ),
         "classes that are numbers": (lambda p: p.check_classes([1, 2]), ["/c"]),
         "classes of which one is null": (lambda p: p.check_classes([None, "a"]), ["/c"]),
-        "classes that are lists": (lambda p: p.check_classes([["a"], "b"]), ["/c", "no JSON of classes"]),
-        "classes of brackets": (lambda p: p.check_classes(NEST), ["/c", "no JSON of classes"]),
+        "classes that are lists": (lambda p: p.check_classes([["a"], "b"]), ["/c", "no classes can be read"]),
+        "classes of brackets": (lambda p: p.check_classes(NEST), ["/c", "no classes can be read"]),
         "classes of 5000 digits": (
             lambda p: p.check_classes("[" + "9" * 5000 + "]"),
-            ["/c", "no JSON of classes"],
+            ["/c", "no classes can be read"],
         ),
         "NaN twice for a class": (lambda p: p.check_classes("[NaN, NaN]"), ["/c", "nan"]),
         "write where there is no folder": (
