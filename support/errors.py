@@ -12,6 +12,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
+from open_clip.modified_resnet import ModifiedResNet
 from safetensors import SafetensorError
 from torch.nn.modules.batchnorm import _BatchNorm
 from tqdm import tqdm
@@ -252,6 +253,8 @@ def check_learnable(split, config, model, jobs):
     if config.accumulate > 1 and any(isinstance(module, _BatchNorm) for module in model.modules()):
         parts = f"--accumulate {config.accumulate}"
         raise BadInput(f"{parts}: this model has batch norms, for which parts are not the batch; allowed: 1")
+    if config.grad_checkpointing and isinstance(model.visual, ModifiedResNet):
+        log("--grad-checkpointing: open_clip's ResNets have none, so this saves the memory of texts only")
     if any(job.estimator == "oracle" for job in jobs) and split.oracle is None:
         known = f"{config.dataset} does not know p(y | x_c)"
         raise BadInput(f"--core-targets oracle: {known}; allowed: the other estimators")

@@ -206,7 +206,9 @@ def test_notebook_leaves_a_question_without_an_answer(name):
 AMERICAN = (
     r"\b(color|behavior|minimize|normaliz|optimiz|maximiz|recogniz|favor|neighbor|gray\b|center\b|analyz)"
 )
-CRYPTIC = r"level with|runs? above|[Ww]hose is what|fact; opinion|\b[Tt]he place lies|\bhonest|(the|a|visible|hidden) things?\b"
+CRYPTIC = (
+    r"level with|runs? above|[Ww]hose is what|\b[Tt]he place lies|\bhonest|(the|a|visible|hidden) things?\b"
+)
 OLD_NAMES = r"`(id|dim|neutral|spurious)`|[pqW]_\{?(df|cd)\}?"
 
 

@@ -300,6 +300,14 @@ def test_parts_of_a_batch_are_refused_where_the_batch_counts_as_a_whole(world, t
         run(tmp_path, world, accumulate=2, **more)
 
 
+@pytest.mark.parametrize("shape", ["vit", "resnet"])
+def test_checkpointing_was_asked_of_an_image_tower_that_has_none_without_a_word(
+    world, tmp_path, capsys, shape
+):
+    run(tmp_path, world, grad_checkpointing=True, shape=shape)
+    assert ("open_clip's ResNets have none" in capsys.readouterr().err) == (shape == "resnet")
+
+
 def test_half_precision_on_the_cpu_learns_as_float32_does_and_keeps_float32_weights(clip, small, prompts):
     more = dict(steps=5, lr=1e-3)
     _, whole = trained(clip, small, prompts, "drm", precision="fp32", **more)
