@@ -5,7 +5,8 @@ from pathlib import Path
 
 from support.checkpoints import model_folder
 from support.errors import BadInput, find, first_of, log, make_folder, write
-from support.images import EXTENSIONS, ImageFiles
+from support.images import ImageFiles
+from support.readers.tables import pictures_below, say_left_out
 
 SAID = ("prediction", "probability", "default_head", "p_default", "concept_head", "p_concept")
 
@@ -64,15 +65,10 @@ def write_csv(path, rows):
 
 def pictures_of(paths):
     """Files and folders, with what is in them -> the pictures, sorted within a folder. Raises BadInput."""
-    found = []
+    found, left_out = [], []
     for path in map(find, paths):
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
-            found += [
-                p for p in inside if not any(part.startswith(".") for part in p.relative_to(path).parts)
-            ]
-        else:
-            found.append(path)
+        found += pictures_below(path, left_out) if path.is_dir() else [path]
+    say_left_out(left_out)
     missing = [str(path) for path in found if not path.is_file()]
     if missing or not found:
         what = f"{first_of(missing)}: not there" if missing else f"{first_of(paths)}: no pictures"

@@ -25,6 +25,7 @@ OTHER_FORMATS = {
     r"-\d+-of-\d+\.|\.index\.json": "a part of a sharded checkpoint: join its parts in one file",
     r"(^|\.)(vision|text)_model\.": "Hugging Face's CLIP: take open_clip's instead, or rename its tensors",
     r"^(patch_embed|blocks\.0)\.": "timm's image tower: without a text tower it is no CLIP",
+    r"(?i:\.(gguf|h5|msgpack|npz|onnx|tflite))$": "another framework's: take open_clip's instead",
     r"lightning|^hyper_parameters$": "a Lightning checkpoint: save the state dict of its CLIP alone",
 }
 
@@ -229,7 +230,7 @@ def read_weights(path):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is said of TorchScript and old pickles is said below
-            if str(path).endswith(".safetensors"):
+            if str(path).lower().endswith(".safetensors"):
                 state = load_file(path)
             else:
                 state = torch.load(path, map_location="cpu", weights_only=True)

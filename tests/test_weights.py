@@ -233,6 +233,8 @@ def test_names_of_another_model_are_told_and_no_format_is_guessed(world, tmp_pat
         ("model.safetensors.index.json", b'{"weight_map": {}}', "sharded"),
         ("pytorch_model.bin.index.json", b'{"weight_map": {}}', "sharded"),
         ("adapter_config.json", b'{"peft_type": "LORA"}', "a LoRA adapter"),
+        ("clip.gguf", b"GGUF", "another framework's"),
+        ("model.ONNX", b"\x08\x07", "another framework's"),
         ("a.ckpt", TRAINER | {"hyper_parameters": argparse.Namespace(lr=1)}, "argparse.Namespace"),
         ("w.pt", dict(epoch=1, model_state_dict=ones("a")), "epoch, model_state_dict"),
         ("w.pt", TRAINER, "Lightning"),
@@ -243,6 +245,11 @@ def test_a_file_that_holds_no_state_dict_is_told_by_what_it_holds(tmp_path, call
     file.write_bytes(content) if isinstance(content, bytes) else torch.save(content, file)
     with pytest.raises(BadInput, match=f"--pretrained {file}: no .*state dict.*{said}"):
         load_clip(NAME, str(file))
+
+
+def test_capitals_at_the_end_of_a_name_made_safetensors_a_pickle(world, tmp_path):
+    save_file(weights(world / "vit"), tmp_path / "W.SAFETENSORS")
+    load_clip(NAME, str(tmp_path / "W.SAFETENSORS"))
 
 
 def test_a_folder_in_other_clothes_is_told_by_what_it_holds(tmp_path):

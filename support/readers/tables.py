@@ -68,8 +68,8 @@ def read_table(reader, config):
     if config.eval_only:
         table = with_classes_of_model(table, config.model)
     labels = {split: table.keys_of(split) for split in dict.fromkeys(row.split for row in table.rows)}
-    if not labels or "val" not in labels and not config.eval_only:
-        raise BadInput(f"--data-root {root}: no {'validation ' * (not config.eval_only)}images; {layout}")
+    if not (labels.keys() - {"train"} if config.eval_only else "val" in labels):
+        raise BadInput(f"--data-root {root}: no validation {'or test ' * config.eval_only}images; {layout}")
     if not table.classes:
         raise BadInput(f"--data-root {root}: no training images; {layout}")
     for row in table.rows:
@@ -151,12 +151,13 @@ def csv_rows(path, columns):
     columns = columns.split()
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            header = reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+            lines = (line for line in file if line.strip(", \t\r\n"))  # spreadsheets leave rows of commas
+            reader = csv.DictReader(lines, skipinitialspace=True)
+            header = reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
             missing = [c for c in columns if c not in header]
             if missing:
                 raise BadInput(f"{path}: no column {', '.join(missing)}; it has {', '.join(header)}")
-            repeated = [c for c in columns if header.count(c) > 1]
+            repeated = [c for c in (*columns, "domain") if header.count(c) > 1]
             if repeated:
                 raise BadInput(f"{path}: column {', '.join(repeated)} comes twice; allowed: once")
             rows = list(reader)
@@ -191,16 +192,20 @@ def class_folders(path, left_out):
         if folder.name.startswith(".") or not folder.is_dir():
             left_out.append(folder)
             continue
-        before, real = len(found), folder.resolve()
-        for file in files_below(folder, {real, *real.parents}):
-            if not file.name.startswith(".") and file.suffix.lower() in EXTENSIONS and file.is_file():
-                found.append((folder.name, file))
-            else:
-                left_out.append(file)
-        if len(found) == before:
-            empty.append(folder.name)
+        own = pictures_below(folder, left_out)
+        found += [(folder.name, file) for file in own]
+        empty += [] if own else [folder.name]
     if empty:
         log(f"{path}: no images in {first_of(empty)}")
+    return found
+
+
+def pictures_below(folder, left_out):
+    """The pictures in a folder and in its folders. What is none, or cannot be opened here, is `left_out`."""
+    real, found = folder.resolve(), []
+    for file in files_below(folder, {real, *real.parents}):
+        good = not file.name.startswith(".") and file.suffix.lower() in EXTENSIONS and file.is_file()
+        (found if good else left_out).append(file)
     return found
 
 
