@@ -257,8 +257,7 @@ def image_batches(model, split, batches, seed=None, first=0, bad=None):
     if loader.persistent_workers:
         IDLE[workers, pinned] = loader
     if bad and len(bad) == sum(map(len, batches)):
-        why = bad[min(bad)].partition("; allowed")[0]
-        raise BadInput(f"of {len(bad)} images none can be read: {why}; allowed: some that can")
+        raise BadInput(f"of {len(bad)} images none can be read: {bad[min(bad)].partition('; allowed')[0]}")
 
 
 def worker_count(images, n):

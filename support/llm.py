@@ -165,8 +165,7 @@ def read_choice(said, room):
 
 def without_thoughts(text):
     """A template may hold their opening tag."""
-    said = re.split("</(?:think|thinking|thought)>", text or "")[-1]
-    return re.sub("<(think|thinking|thought)>.*", "", said, flags=re.DOTALL)
+    return re.sub("(?s)^.*</(think|thinking|thought)>|<(think|thinking|thought)>.*", "", text or "")
 
 
 def parse_answer(text, keys, n):

@@ -388,6 +388,11 @@ def test_a_signal_to_the_whole_group_spares_the_workers_and_saves(world, tmp_pat
 # ------------------------------------------------------------------------------------------------- resuming
 
 
+def test_a_signal_was_not_answered_before_its_step_had_ended(world, tmp_path, capfd):
+    assert stop_at(tmp_path, 2, world) == 130
+    assert "\nstopping after this step\n" in capfd.readouterr().err
+
+
 def test_resuming_a_finished_run_trains_nothing(world, finished, monkeypatch):
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda *args: pytest.fail("trained"))
     assert run(finished[0], world, "dropped", resume=True, **LONG)["results"] == finished[1]["results"]
