@@ -25,7 +25,6 @@ OTHER_FORMATS = {
     r"-\d+-of-\d+\.|\.index\.json": "a part of a sharded checkpoint: join its parts in one file",
     r"(^|\.)(vision|text)_model\.": "Hugging Face's CLIP: take open_clip's instead, or rename its tensors",
     r"^(patch_embed|blocks\.0)\.": "timm's image tower: without a text tower it is no CLIP",
-    r"(?i:\.(gguf|h5|msgpack|npz|onnx|tflite))$": "another framework's: take open_clip's instead",
     r"lightning|^hyper_parameters$": "a Lightning checkpoint: save the state dict of its CLIP alone",
 }
 

@@ -233,8 +233,6 @@ def test_names_of_another_model_are_told_and_no_format_is_guessed(world, tmp_pat
         ("model.safetensors.index.json", b'{"weight_map": {}}', "sharded"),
         ("pytorch_model.bin.index.json", b'{"weight_map": {}}', "sharded"),
         ("adapter_config.json", b'{"peft_type": "LORA"}', "a LoRA adapter"),
-        ("clip.gguf", b"GGUF", "another framework's"),
-        ("model.ONNX", b"\x08\x07", "another framework's"),
         ("a.ckpt", TRAINER | {"hyper_parameters": argparse.Namespace(lr=1)}, "argparse.Namespace"),
         ("w.pt", dict(epoch=1, model_state_dict=ones("a")), "epoch, model_state_dict"),
         ("w.pt", TRAINER, "Lightning"),

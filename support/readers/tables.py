@@ -151,8 +151,7 @@ def csv_rows(path, columns):
     columns = columns.split()
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            lines = (line for line in file if line.strip(", \t\r\n"))  # spreadsheets leave rows of commas
-            reader = csv.DictReader(lines, skipinitialspace=True)
+            reader = csv.DictReader((line for line in file if line.strip(", \t\r\n")), skipinitialspace=True)
             header = reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
             missing = [c for c in columns if c not in header]
             if missing:
