@@ -453,3 +453,9 @@ def test_a_file_from_another_model_or_prompt_is_refused_and_unchanged(stub, erro
 def test_a_place_that_cannot_be_written_is_said_before_the_first_request(stub, error):
     (stub.folder / "o.json.raw.jsonl").mkdir()
     assert stub.generate() == 2 and "o.json" in error() and stub.requests == []
+
+
+@pytest.mark.parametrize("other", ["crane (bird)", "crane: bird", "crane - bird", "crane. bird"])
+def test_a_key_that_begins_like_another_was_taken_for_it(other):
+    found = describe.parse_answer(dumps({other: ["white body"]}) + " {", ["crane", other], 1)
+    assert found == {other: ["white body"]}
