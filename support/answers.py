@@ -6,6 +6,7 @@ from pathlib import Path
 from support.checkpoints import model_folder
 from support.errors import BadInput, find, first_of, log, make_folder, write
 from support.images import ImageFiles, images_below
+from support.readers.tables import say_left_out
 
 SAID = ("prediction", "probability", "default_head", "p_default", "concept_head", "p_concept")
 
@@ -63,9 +64,12 @@ def write_csv(path, rows):
 
 def pictures_of(paths):
     """Files and folders, with what is in them -> the pictures, sorted within a folder. Raises BadInput."""
-    found = []
+    found, left_out = [], []
     for path in map(find, paths):
-        found += sorted(images_below(path)[0]) if path.is_dir() else [path]
+        images, others = images_below(path) if path.is_dir() else ([path], [])
+        found += sorted(images)
+        left_out += others
+    say_left_out(left_out)
     missing = [str(path) for path in found if not path.is_file()]
     if missing or not found:
         what = f"{first_of(missing)}: not there" if missing else f"{first_of(paths)}: no pictures"

@@ -41,6 +41,11 @@ def about_training(job, setup):
     recipe |= {"lam": str(about["lam"]), "seed": job.seed, "core_targets": job.estimator}
     recipe["training_images"] = len(setup.data.train)
     recipe["training_data"] = digest_of(setup.data.train, config.data_root)
+    chosen_by = digest_of(setup.data.val, config.data_root) if config.select == "best" else None
+    zero_shot = hashlib.sha256()  # a file of weights may have been replaced too
+    for value in setup.zero_shot.state_dict().values():
+        zero_shot.update(value.cpu().numpy().tobytes())
+    recipe |= {"validation_data": chosen_by, "zero_shot_model": zero_shot.hexdigest()}
     versions = {"torch": torch.__version__, "open_clip": open_clip.__version__}
     about |= {"beta": job.beta, "dataset": config.dataset, "prompts": setup.texts}
     about |= {"concept_template": config.concept_template, "classes": setup.data.classes}

@@ -189,7 +189,9 @@ def locked(out):
         if os.path.lexists(path):
             owner = path.read_text(encoding="utf-8", errors="replace")[:100]
             if is_over(owner):
-                path.unlink()  # Windows refuses it while that process has the file open
+                # Windows refuses it while the file is open there; elsewhere another run may have been faster
+                ended = path.rename(out / f"lock.{os.getpid()}")
+                ended.unlink() if is_over(ended.read_text(errors="replace")[:100]) else ended.rename(path)
         file = open(path, "xb", buffering=0)
     except OSError as e:
         if not os.path.lexists(path):

@@ -270,6 +270,8 @@ def image_batches(model, split, batches, seed=None, first=0, bad=None):
             yield number, images
     if loader.persistent_workers:
         IDLE[workers, pinned] = loader
+    if bad and len(bad) == sum(map(len, batches)):
+        raise BadInput(f"of {len(bad)} images none can be read: {bad[min(bad)].partition('; allowed')[0]}")
 
 
 def worker_count(images, n):

@@ -11,8 +11,16 @@ from support.errors import BadInput, log
 
 LONGEST_WAIT = 120  # seconds
 MAY_PASS = (408, 409, 425, 429)  # and 500 and above: another request may go well
-NO_WAITING_MENDS = ("UnsupportedProtocol", "InvalidURL", "LocalProtocolError", "ImportError")
-SPENT = r"insufficient_quota|exceeded your current quota|billing|out of credits|payment required"
+NO_WAITING_MENDS = (
+    "UnsupportedProtocol",
+    "InvalidURL",
+    "LocalProtocolError",
+    "ImportError",
+    "ModuleNotFoundError",
+)
+SPENT = r"^(?!.*(try again|retry) in [\d.]+ ?m?s).*("  # else it is a rate, not a quota
+SPENT += r"insufficient.(quota|balance|credit|fund)|(current|month\w*|daily) quota|quota exceeded|billing"
+SPENT += r"|out of credits|credit balance|(spend\w*|usage) limit|payment required)"
 
 
 class Llm:
@@ -30,7 +38,7 @@ class Llm:
             raise BadInput(f"--llm {model}: {no_key}")
         # a stray / or # in a password would end the address there
         if base_url and not re.fullmatch(r"https?://([^\s/?#@]*@)?[^\s/?#@]+(/[^\s?#@]*)?", base_url):
-            raise BadInput(f"--base-url {base_url.rpartition('@')[2]}: allowed: http://... or https://...")
+            raise BadInput(f"--base-url {base_url.rpartition('@')[2]}: allowed: http(s)://..., no ? or #")
         self.key = key or "none"  # with None, the token of a Hugging Face login would be sent to any endpoint
         address = base_url and address_of(base_url)
         self.client = InferenceClient(base_url=address, api_key=self.key, timeout=timeout)
@@ -52,7 +60,7 @@ class Llm:
                 said = self.client.chat_completion(messages, model=self.model, extra_body=fields)
                 return read_choice(said, room)
             except Exception as e:  # the client, its HTTP library and a body that is no JSON raise many kinds
-                response = getattr(e, "response", None)
+                response = getattr(e, "response", None) or getattr(e.__context__, "response", None)
                 status = getattr(response, "status_code", None)
                 said = " ".join(self.hidden(words_of_server(response) or str(e)).split())[:300]
                 if self.goes_without(status, said):
@@ -79,7 +87,7 @@ class Llm:
     def give_up(self, e, status, said, failures):
         """Raises BadInput where another request would not help."""
         if status in (401, 403):
-            what = f"{self.where} refuses the key in {self.variable} (status {status})"
+            what = f"{self.where} refuses the key in {self.variable} (status {status}): {said}"
         elif status is not None and status not in MAY_PASS and status < 500:
             what = f"{self.where} refuses the request (status {status}): {said}"
         elif status == 429 and re.search(SPENT, said, re.IGNORECASE):
@@ -105,11 +113,13 @@ def words_of_server(response):
     """What a server itself says of a refusal, without a library's preamble, or ""."""
     try:
         content = json.loads(response.text)
+        content = content[0] if isinstance(content, list) else content
         error = content.get("error", content) if isinstance(content, dict) else content
         said = error.get("message") or error.get("detail") if isinstance(error, dict) else error
-        code = error.get("code") if isinstance(error, dict) else None
+        marks = [error.get(key) for key in ("code", "type", "param")] if isinstance(error, dict) else []
         said = said if isinstance(said, str) else json.dumps(said or content)
-        return f"{said} ({code})" if isinstance(code, str) else said
+        marks = ", ".join(mark for mark in marks if isinstance(mark, str) and mark not in said)
+        return f"{said} ({marks})" if marks else said
     except Exception:  # no response, no JSON, or one of another form
         return ""
 
@@ -121,7 +131,8 @@ def wait_of(response):
         seconds = float(wait)
     else:
         try:
-            seconds = email.utils.parsedate_to_datetime(wait).timestamp() - time.time()
+            *date, zone = email.utils.parsedate_tz(wait)
+            seconds = email.utils.mktime_tz((*date, zone or 0)) - time.time()  # without a zone: Greenwich
         except (TypeError, ValueError, OverflowError):
             return None
     return min(LONGEST_WAIT, seconds) if seconds > 0 else None
@@ -145,7 +156,7 @@ def read_choice(said, room):
 
 def without_thoughts(text):
     """A template may hold their opening tag."""
-    return re.sub(r"<think>.*", "", text.rpartition("</think>")[2], flags=re.DOTALL)
+    return re.sub("(?s)^.*</(think|thinking|thought)>|<(think|thinking|thought)>.*", "", text or "")
 
 
 def parse_answer(text, keys, n):
@@ -153,9 +164,10 @@ def parse_answer(text, keys, n):
     text = without_thoughts(text)
     mended = re.sub(r",(\s*[}\]])", r"\1", text)  # JSON5's comma before a closing bracket
     found = in_an_object(text, keys, n) or in_an_object(mended, keys, n)
-    return found | each_by_itself(mended, [key for key in keys if key not in found], n)
+    return found | each_by_itself(mended, keys, n, found)
 
 
+WITH_NAME = r'(?:\s*:|[.)]\s|\s[(–—-])[^"\n]*'  # behind an id, within its quotes
 DECODER = json.JSONDecoder(strict=False)  # a text may hold a line break
 
 
@@ -178,12 +190,14 @@ def in_an_object(text, keys, n):
     return {}
 
 
-def each_by_itself(text, keys, n):
+def each_by_itself(text, keys, n, known):
     """Of an object that breaks off, or has "id: name" for a key: what is behind each key, if only one is."""
     found = {}
-    for key in keys:
+    for key in (key for key in keys if key not in known):
         said = []
-        for start in tries(rf'"{re.escape(key)}(\s*:[^"\n]*)?"\s*:\s*(?=\[)', text):
+        for start in tries(rf'"\s*({re.escape(key)}(?:{WITH_NAME})?)\s*"\s*:\s*(?=\[)', text):
+            if start[1] != key and start[1] in keys:
+                continue  # that is another class
             try:
                 value, _ = DECODER.raw_decode(text, start.end())
             except (ValueError, RecursionError):

@@ -7,6 +7,7 @@ other names ("also"). The shapes of the authors' release, {key: text} and {key: 
 
 import json
 import math
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,8 +35,8 @@ def normal(text):
 
 
 def as_words(name):
-    """A name without capitals and underscores, which two files may write in two ways."""
-    return normal(name.replace("_", " "))
+    """A name without what two files may write in two ways: capitals, underscores, é as one sign or two."""
+    return normal(unicodedata.normalize("NFKC", name).replace("_", " "))
 
 
 def alike(pairs):
@@ -115,6 +116,8 @@ def owners_of(entries, classes, also):
         for other in {as_words(name), *map(as_words, also.get(key, ()))} - {""}:
             called.setdefault(other, []).append(key)
     may_mean = {given: called.get(as_words(given), []) for given in entries}
+    for given, keys in may_mean.items():  # the name itself before another name
+        may_mean[given] = [key for key in keys if as_words(classes[key]) == as_words(given)] or keys
     may_mean |= {given: [given] for given in entries if given in classes}
     owners, owned = {}, set()
     # what means one class comes first, what means none last

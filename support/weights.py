@@ -230,7 +230,7 @@ def read_weights(path):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is said of TorchScript and old pickles is said below
-            if str(path).endswith(".safetensors"):
+            if str(path).lower().endswith(".safetensors"):
                 state = load_file(path)
             else:
                 state = torch.load(path, map_location="cpu", weights_only=True)

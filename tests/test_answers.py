@@ -11,6 +11,7 @@ from conftest import CLASSES, DRM, ROOT, noise, run
 
 import drm_min
 from support.images import ImageFiles
+from support.readers import tables
 from support.weights import load_clip
 
 
@@ -125,6 +126,39 @@ def test_a_picture_that_cannot_be_read_costs_no_answer_for_the_others(done, tmp_
     assert "left out: " in capfd.readouterr().err
 
 
+def test_photos_and_linked_folders_of_a_folder_were_dropped_without_a_word(
+    done, tmp_path, capfd, monkeypatch
+):
+    monkeypatch.setattr(tables, "HELP", {".heic": "pip install something"})
+    monkeypatch.setattr(tables, "EXTENSIONS", tables.EXTENSIONS - {".heic"})
+    for name in ("photos/a.png", "photos/deep/B.PNG", "far/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        noise(tmp_path / name, 0)
+    (tmp_path / "photos/x.HEIC").touch()
+    (tmp_path / "photos/notes.txt").touch()
+    (tmp_path / "photos/link").symlink_to(tmp_path / "far")
+    assert asked(tmp_path / "out", done[0] / DRM / "model", tmp_path / "photos") == 0
+    said = [line["file"].rpartition("photos/")[2] for line in rows_in(tmp_path / "out/predictions.csv")]
+    assert said == ["a.png", "deep/B.PNG", "link/c.png"]
+    err = capfd.readouterr().err
+    assert (
+        "opened here: 1 .heic: pip install something\n" in err and "no images: " in err and "notes.txt" in err
+    )
+
+
+@pytest.mark.parametrize("kind", ["one file", "a folder"])
+def test_pictures_of_which_none_can_be_read_were_a_traceback(done, tmp_path, capfd, kind):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for name in ("a.png", "b.png"):
+        (photos / name).write_text("no picture")
+    given, n = (photos / "a.png", 1) if kind == "one file" else (photos, 2)
+    assert asked(tmp_path / "out", done[0] / DRM / "model", given) == 2
+    [line] = capfd.readouterr().err.splitlines()
+    assert f"of {n} images none can be read: {photos / 'a.png'}: no image" in line
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     "words, said",
     [
@@ -141,7 +175,7 @@ def test_predict_refuses_in_one_line(done, tmp_path, monkeypatch, capfd, words, 
     model = ["--model", f"local-dir:{done[0] / DRM / 'model'}"]
     assert drm_min.main(["--predict", *words, *model]) == 2
     err = capfd.readouterr().err
-    assert err.count("\n") == 1 and said in err
+    assert err.count("drm_min.py: ") == 1 and said in err and "Traceback" not in err
     assert drm_min.main(["--predict", "x.png", "--model", "ViT-B-32"]) == 2
 
 

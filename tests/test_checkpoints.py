@@ -159,6 +159,12 @@ def test_eval_only_wanted_training_and_validation_images(world, finished, tmp_pa
     assert (row["validation"]["accuracy"] is None) == ("val" not in there)
 
 
+def test_evaluation_of_training_images_alone_was_a_traceback(world, finished, tmp_path):
+    shutil.copytree(world / "data/train", tmp_path / "data/train")
+    with pytest.raises(BadInput, match="--data-root .*: no validation or test images; allowed: a folder"):
+        drm_min.run(evaluation(world, finished[0] / DRM / "model", data_root=str(tmp_path / "data")))
+
+
 def drm_json(**more):
     prompts = {head: {c: [c] for c in CLASSES} for head in ("default", "concept")}
     own = dict(method="drm", beta=0.5, lam=1.0, seed=0, estimator="softmax", prompts=prompts)
@@ -382,6 +388,11 @@ def test_a_signal_to_the_whole_group_spares_the_workers_and_saves(world, tmp_pat
 # ------------------------------------------------------------------------------------------------- resuming
 
 
+def test_a_signal_was_not_answered_before_its_step_had_ended(world, tmp_path, capfd):
+    assert stop_at(tmp_path, 2, world) == 130
+    assert "\nstopping after this step\n" in capfd.readouterr().err
+
+
 def test_resuming_a_finished_run_trains_nothing(world, finished, monkeypatch):
     monkeypatch.setattr(torch.optim.AdamW, "step", lambda *args: pytest.fail("trained"))
     assert run(finished[0], world, "dropped", resume=True, **LONG)["results"] == finished[1]["results"]
@@ -502,6 +513,42 @@ def test_labels_or_files_that_changed_gave_the_old_model(world, own_data, tmp_pa
     assert finished and run(out, world, **more) or stop_at(out, 3, world, **more) == 130
     change(own_data)
     with pytest.raises(BadInput, match="was trained with another training_data; allowed: the same"):
+        run(out, world, resume=True, **more)
+
+
+def one_more(data):
+    shutil.copy(data / "val/cat/0.png", data / "val/cat/more.png")
+
+
+def another_label(data):
+    (data / "val/cat/0.png").rename(data / "val/dog/more.png")
+
+
+@pytest.mark.parametrize("change", [one_more, another_label])
+@pytest.mark.parametrize("select, finished", [("best", True), ("best", False), ("last", False)])
+def test_validation_that_changed_gave_the_epoch_that_the_old_one_chose(
+    world, own_data, tmp_path, change, select, finished
+):
+    """Where it chooses none, another validation is no other training."""
+    out, more = tmp_path / "out", dict(data_root=str(own_data), select=select)
+    assert finished and run(out, world, **more) or stop_at(out, 3, world, **more) == 130
+    change(own_data)
+    if select == "last":
+        run(out, world, resume=True, **more)
+    else:
+        with pytest.raises(BadInput, match="was trained with another validation_data; allowed: the same"):
+            run(out, world, resume=True, **more)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_training_went_on_from_other_weights_of_the_same_name(world, tmp_path, finished):
+    shutil.copytree(world / "vit", tmp_path / "vit")
+    out, more = tmp_path / "out", dict(model=f"local-dir:{tmp_path / 'vit'}")
+    assert finished and run(out, world, **more) or stop_at(out, 3, world, **more) == 130
+    file = tmp_path / "vit" / "open_clip_model.safetensors"
+    state = load_file(file)
+    save_file(state | {"logit_scale": state["logit_scale"] + 0.01}, file)
+    with pytest.raises(BadInput, match="was trained with another zero_shot_model; allowed: the same"):
         run(out, world, resume=True, **more)
 
 

@@ -35,6 +35,10 @@ ASKED_AGAIN = {  # what -> (the first reply, the wait after it)
     "500": (reply(b"no JSON", 500), 1),
     "429 with fractions of a second": (reply(status=429, Retry_After="7.66"), 7.66),
     "429 for an hour": (reply(status=429, Retry_After=3600), 120),
+    "429, a rate with advice on billing": (
+        reply(b'{"error": {"message": "3 a minute. Please try again in 20s. Add a card: x/billing"}}', 429),
+        1,
+    ),
     "429 until a date": (reply(status=429, Retry_After="Wed, 21 Oct 2015 07:28:00 GMT"), 1),
     "cut": (reply(BODY, how="cut"), 1),
     "no JSON": (reply(b"<html>busy</html>"), 1),
@@ -57,6 +61,11 @@ UNDERSTOOD = {
     "a comma too many": JSON.replace("]}", "],}").replace('"]', '",]'),
     "a line break in a text": JSON.replace("the first look", "the first\nlook"),
     "id: name for a key": {f"{key}: {name}": ALL[key] for key, name in IDS.items()},
+    "id. name for a key": {f"{key}. {name}": ALL[key] for key, name in IDS.items()},
+    "id (name) for a key": {f"{key} ({name})": ALL[key] for key, name in IDS.items()},
+    "id - name for a key": {f"{key} - {name}": ALL[key] for key, name in IDS.items()},
+    "blanks in a key": {f" {key} ": ALL[key] for key in IDS},
+    "thoughts in other tags": f"<thinking>First {DRAFT}</thinking><thought>or {DRAFT}</thought>\n{JSON}",
 }
 USELESS = {
     "no choices": says("", choices=[]),
@@ -216,15 +225,54 @@ def test_a_date_to_wait_for_is_waited_for(stub):
     assert stub.generate() == 0 and 6 < stub.waits[0] < 10
 
 
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="needs another time zone")
+@pytest.mark.parametrize("form", ["%a, %d %b %Y %H:%M:%S -0000", "%a %b %d %H:%M:%S %Y"])
+def test_a_date_without_a_zone_was_taken_for_the_local_one(stub, monkeypatch, form):
+    try:
+        with monkeypatch.context() as patch:
+            patch.setenv("TZ", "EST+5")
+            time.tzset()
+            stub.script = [reply(status=429, Retry_After=time.strftime(form, time.gmtime(time.time() + 9)))]
+            assert stub.generate() == 0 and 6 < stub.waits[0] < 10
+    finally:
+        time.tzset()
+
+
 SPENT = "You exceeded your current quota, please check your plan and billing details."
 
 
-@pytest.mark.parametrize("more", [dict(code="insufficient_quota"), {}])
-def test_a_spent_quota_was_waited_for_half_a_minute(stub, error, more):
-    said = SPENT if not more else "no"
+BALANCE = "Insufficient balance. Please recharge."
+
+
+@pytest.mark.parametrize(
+    "said, more",
+    [
+        ("no", dict(code="insufficient_quota")),
+        ("no", dict(code=429, type="insufficient_quota")),
+        *((words, {}) for words in (SPENT, BALANCE, "Monthly quota exceeded", "spending limit reached")),
+    ],
+)
+def test_a_spent_quota_was_waited_for_half_a_minute(stub, error, said, more):
     stub.script = [refusal(said, 429, **more)] * 9
     assert stub.generate() == 2 and stub.waits == [] and len(stub.requests) == 1
     assert "the quota is spent, which no waiting mends: " + said in error()
+
+
+@pytest.mark.parametrize("status, said", [(401, "no such key"), (404, "no such model"), (429, SPENT)])
+def test_a_refusal_that_is_a_list_was_waited_for_and_lost_its_words(stub, error, status, said):
+    stub.script = [reply(dumps([{"error": {"code": status, "message": said}}]).encode(), status)] * 9
+    assert stub.generate() == 2 and stub.waits == []
+    line = error()
+    assert line.endswith(f": {said}") and "attribute" not in line
+
+
+def test_a_field_that_stands_beside_the_words_was_not_heard(stub):
+    stub.script = [refusal("This value is not supported", param="temperature")]
+    assert stub.generate() == 0 and stub.waits == []
+    assert [sorted({"temperature", "response_format"} & r.keys()) for r in stub.requests] == [
+        ["response_format", "temperature"],
+        ["response_format"],
+    ]
 
 
 def test_a_proxy_that_cannot_be_used_was_waited_for_half_a_minute(stub, error, monkeypatch):
@@ -405,3 +453,9 @@ def test_a_file_from_another_model_or_prompt_is_refused_and_unchanged(stub, erro
 def test_a_place_that_cannot_be_written_is_said_before_the_first_request(stub, error):
     (stub.folder / "o.json.raw.jsonl").mkdir()
     assert stub.generate() == 2 and "o.json" in error() and stub.requests == []
+
+
+@pytest.mark.parametrize("other", ["crane (bird)", "crane: bird", "crane - bird", "crane. bird"])
+def test_a_key_that_begins_like_another_was_taken_for_it(other):
+    found = describe.parse_answer(dumps({other: ["white body"]}) + " {", ["crane", other], 1)
+    assert found == {other: ["white body"]}

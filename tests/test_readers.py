@@ -544,6 +544,18 @@ def test_csv_absolute_paths_below_its_folder_and_blanks_after_commas_were_refuse
             own_csv(root, rows=[*CSV, f"{outside},ski,test,x"])
 
 
+def test_csv_rows_of_commas_and_capitals_in_the_header_were_refused_or_lost_the_domains(tmp_path):
+    rows = [CSV[0], "", ",,,", *CSV[1:], " , ,\t,", "  "]
+    data = own_csv(tmp_path, "Path, LABEL,split,Domain", rows)
+    assert list(data.tests) == ["id", "sea"] and seen(data.train) == "a:0 b:1"
+    with pytest.raises(BadInput, match="own.csv: row 1 has more fields"):
+        own_csv(tmp_path, rows=[CSV[0] + ",,", *CSV[1:]])
+    with pytest.raises(
+        BadInput, match="own.csv: column domain comes twice; allowed: once"
+    ):  # the last counted
+        own_csv(tmp_path, "path,label,split,domain,domain", [f"{row},x" for row in CSV])
+
+
 @pytest.mark.parametrize("split", ["val", "test"])
 @pytest.mark.parametrize("name", ["cut.jpg", "cut.png", "cut.webp", "header.jpg", "text.png", "strip.png"])
 def test_an_image_of_val_or_test_that_cannot_be_read_was_found_after_training(tmp_path, split, name):

@@ -247,6 +247,11 @@ def test_a_file_that_holds_no_state_dict_is_told_by_what_it_holds(tmp_path, call
         load_clip(NAME, str(file))
 
 
+def test_capitals_at_the_end_of_a_name_made_safetensors_a_pickle(world, tmp_path):
+    save_file(weights(world / "vit"), tmp_path / "W.SAFETENSORS")
+    load_clip(NAME, str(tmp_path / "W.SAFETENSORS"))
+
+
 def test_a_folder_in_other_clothes_is_told_by_what_it_holds(tmp_path):
     """PEFT's, by either option; open_clip's own, given as weights."""
     (tmp_path / "adapter_config.json").write_text("{}")

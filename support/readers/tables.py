@@ -65,8 +65,8 @@ def read_table(reader, config):
     if config.eval_only:
         table = with_classes_of_model(table, config.model)
     labels = {split: table.keys_of(split) for split in dict.fromkeys(row.split for row in table.rows)}
-    if not labels or "val" not in labels and not config.eval_only:
-        raise BadInput(f"--data-root {root}: no {'validation ' * (not config.eval_only)}images; {layout}")
+    if not (labels.keys() - {"train"} if config.eval_only else "val" in labels):
+        raise BadInput(f"--data-root {root}: no validation {'or test ' * config.eval_only}images; {layout}")
     if not table.classes:
         raise BadInput(f"--data-root {root}: no training images; {layout}")
     for row in table.rows:
@@ -146,12 +146,12 @@ def csv_rows(path, columns):
     columns = columns.split()
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            header = reader.fieldnames = [name.strip() for name in reader.fieldnames or []]
+            reader = csv.DictReader((line for line in file if line.strip(", \t\r\n")), skipinitialspace=True)
+            header = reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
             missing = [c for c in columns if c not in header]
             if missing:
                 raise BadInput(f"{path}: no column {', '.join(missing)}; it has {', '.join(header)}")
-            repeated = [c for c in columns if header.count(c) > 1]
+            repeated = [c for c in (*columns, "domain") if header.count(c) > 1]
             if repeated:
                 raise BadInput(f"{path}: column {', '.join(repeated)} comes twice; allowed: once")
             rows = list(reader)

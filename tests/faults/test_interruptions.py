@@ -23,6 +23,8 @@ from place import (
 
 import drm_min
 import support.weights
+from support import errors
+from support.errors import BadInput
 
 pytestmark = pytest.mark.usefixtures("one_thread", "one_tokenizer")
 posix_only = pytest.mark.skipif(os.name != "posix", reason="files are kept small by a limit of POSIX")
@@ -291,6 +293,26 @@ def test_two_jobs_in_one_folder_cost_the_results_of_one(place, capfd, by, way):
 def test_the_lock_of_a_run_that_was_killed_stops_nobody(place, pid):
     place.write("out/lock", owner(pid()))
     assert drm_min.main(place.run()) == 0 and not (place.out / "lock").exists()
+
+
+def test_of_two_runs_that_saw_the_lock_of_a_killed_one_both_took_it(tmp_path, monkeypatch):
+    """The faster one takes it between the other's look and its hand."""
+    seen, faster = errors.is_over, contextlib.ExitStack()
+
+    def slow(by):
+        over = seen(by)
+        monkeypatch.setattr(errors, "is_over", seen)
+        faster.enter_context(errors.locked(tmp_path))
+        (tmp_path / "lock").write_text(owner(os.getppid()))  # as a second process sees it
+        return over
+
+    (tmp_path / "lock").write_text(owner(ended()))
+    monkeypatch.setattr(errors, "is_over", slow)
+    with faster:
+        with pytest.raises(BadInput, match="another run"):
+            with errors.locked(tmp_path):
+                pass
+        assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
 @counted("lost files")
