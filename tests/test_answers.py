@@ -10,6 +10,7 @@ import torch
 from conftest import CLASSES, DRM, ROOT, noise, run
 
 import drm_min
+from support import images
 from support.images import ImageFiles
 from support.readers import tables
 from support.weights import load_clip
@@ -130,7 +131,7 @@ def test_photos_and_linked_folders_of_a_folder_were_dropped_without_a_word(
     done, tmp_path, capfd, monkeypatch
 ):
     monkeypatch.setattr(tables, "HELP", {".heic": "pip install something"})
-    monkeypatch.setattr(tables, "EXTENSIONS", tables.EXTENSIONS - {".heic"})
+    monkeypatch.setattr(images, "EXTENSIONS", images.EXTENSIONS - {".heic"})
     for name in ("photos/a.png", "photos/deep/B.PNG", "far/c.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         noise(tmp_path / name, 0)
