@@ -406,16 +406,18 @@ def test_what_may_be_mended_and_what_may_not(tmp_path, name):
     assert name == "projec_tile" or [(p.kind, p.key) for p in read.problems] == [("mended key", "n1")]
 
 
-def test_a_name_written_with_other_signs_of_unicode_was_another_name():
+def test_a_name_written_with_other_signs_of_unicode_was_another_name(tmp_path):
     """As a file system may write it: é as e and an accent."""
-    raw = dumps({"cafe\u0301": "a cup", "no\u00a0ﬁsh": "a wing"}).encode()
-    read = read_descriptions(raw, {"1": "caf\u00e9", "no fish": "no fish"})
+    path = tmp_path / "d.json"
+    path.write_text(dumps({"cafe\u0301": "a cup", "no\u00a0ﬁsh": "a wing"}), encoding="utf-8")
+    read = read_descriptions(path, {"1": "caf\u00e9", "no fish": "no fish"})
     assert read.texts == {"1": ["a cup"], "no fish": ["a wing"]} and not any(p.stops for p in read.problems)
 
 
-def test_two_classes_that_are_called_by_each_others_names_were_one_key_twice():
-    raw, also = dumps({"puma": "a paw", "cougar": "a tail"}).encode(), {"1": ("cougar",), "2": ("puma",)}
-    read = read_descriptions(raw, {"1": "puma", "2": "cougar"}, also)
+def test_two_classes_that_are_called_by_each_others_names_were_one_key_twice(tmp_path):
+    path, also = tmp_path / "d.json", {"1": ("cougar",), "2": ("puma",)}
+    path.write_text(dumps({"puma": "a paw", "cougar": "a tail"}), encoding="utf-8")
+    read = read_descriptions(path, {"1": "puma", "2": "cougar"}, also)
     assert read.texts == {"1": ["a paw"], "2": ["a tail"]} and read.problems == []
 
 
