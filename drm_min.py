@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Dual Risk Minimization (DRM, NeurIPS 2024, arXiv 2411.19757) on one GPU or a laptop. Read it top to bottom.
 
-    python drm_min.py                                          a toy world, under a minute, on any computer
+    python drm_min.py                                          a toy world, about a minute on any computer
     python drm_min.py --dataset iwildcam --data-root FOLDER    a real data set
 
 A zero-shot model such as CLIP loses robustness when it is fine-tuned: it learns that sand means "camel". DRM
@@ -21,7 +21,7 @@ parameters: they are encoded anew at every step, and that is how the text tower 
 
 p_c, c for core, estimates p(y | x_c), where x_c is the part of x that shows the object itself. Who predicts
 just that does best in his worst domain, so (3) teaches it to the concept head. The right p_c is unknown, the
-paper's unpublished: --core-targets chooses a guess, (5) is the simplest, the recipe has the default.
+paper's not in our sources: --core-targets chooses a guess, (5) is the simplest, the recipe has the default.
 
     erm: (2) alone   wrm: (3) alone   drm: both   dual: both, p_c one-hot labels   flyp: FLYP, to compare
     erm-mixed: (4) of erm's two heads             ensemble: (4) of erm and the zero-shot q_concept
@@ -493,6 +493,10 @@ def ask_zero_shot(setup, jobs):
     if {"zero-shot", "ensemble"} & set(config.method) or 0 in config.alpha:
         setup = setup._replace(p_zero_shot=predict_all(setup.zero_shot, setup.data, setup.prompts))
     if not config.skip_bad_images and not any(job.estimator in OF_FEATURES for job in jobs):
+        if setup.p_zero_shot is not None:  # then the training images need no encoding
+            labels = setup.data.val.labels
+            for name, p in zip(Prompts._fields, setup.p_zero_shot["val"]):
+                report.say_accuracy(name, p, torch.eye(p.shape[1]).to(p), labels, "validation")
         return setup
     bad = {} if config.skip_bad_images else None
     features = encode_images(setup.zero_shot, split, bad)  # (N, D)

@@ -106,12 +106,12 @@ def say_what_is_to_come(setup, jobs, batches_of):
     log(f"device {device}, precision {precision}; to train: {' and '.join(work) or 'nothing'}")
 
 
-def say_accuracy(name, features, head, labels):
+def say_accuracy(name, features, head, labels, of="training"):
     """How good a zero-shot head is, beside chance too: features (N, D), head (C, D), labels (N,)."""
     right = 0
     for part, y in zip(features.split(8192), labels.to(features.device).split(8192)):
         right += int(((part.to(head) @ head.T).argmax(1) == y).sum())
-    log(f"zero-shot {name} head: {100 * right / len(labels):.1f} % right on {len(labels)} training images")
+    log(f"zero-shot {name} head: {100 * right / len(labels):.1f} % right on {len(labels)} {of} images")
     n, chance = len(labels), 1 / len(head)
     if name == "concept" and right < n * chance + 2 * math.sqrt(n * chance * (1 - chance)):
         what = "whether --descriptions are of these classes, labels are right, and --model knows such images"

@@ -191,6 +191,14 @@ def test_a_concept_head_at_chance_was_logged_and_not_flagged(capsys, wrong):
     assert ("warning: the concept head" in err) == (100 - wrong < 34) and "the default head is" not in err
 
 
+@pytest.mark.parametrize("texts, warned", [("toy.json", False), ("toy.shuffled.json", True)])
+def test_a_look_at_zero_shot_alone_did_not_say_how_good_the_descriptions_are(tmp_path, capsys, texts, warned):
+    drm_min.main(["--method", "zero-shot", "--descriptions", f"descriptions/{texts}", "--out", str(tmp_path)])
+    err = capsys.readouterr().err
+    assert re.search(r"zero-shot concept head: [\d.]+ % right on 1000 validation images", err)
+    assert ("no better than chance" in err) == warned
+
+
 def test_the_kept_epoch_was_not_named(world, tmp_path, capfd):
     assert drm_min.main(argv(tmp_path, world, method=("erm", "drm"), select="best", epochs=3)) == 0
     err = capfd.readouterr().err.replace("\r", "\n")
