@@ -4,6 +4,7 @@ import re
 import shlex
 import statistics
 
+import nbformat
 import pytest
 from conftest import ROOT
 
@@ -83,6 +84,21 @@ def test_a_command_does_not_parse(page, words):
         command_line(drm_min.Config, options, program, "")
     if program == "describe.py":
         command_line(describe.Options, options, program, "")
+
+
+def test_the_map_names_a_section_that_no_notebook_has():
+    sections = {}
+    for path in (ROOT / "notebooks").glob("[1-6]_*.ipynb"):
+        texts = "\n".join(
+            cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown"
+        )
+        sections[path.name[0]] = re.findall(r"^## (\d)\.", texts, re.M)
+    named = re.findall(r"(\d) \(([\d, to]+)\)", TEXTS["docs/map.md"])
+    assert len(named) >= 12
+    for notebook, of in named:
+        assert set(re.findall(r"\d", of)) <= set(sections[notebook]), (
+            f"notebook {notebook} has no section {of}"
+        )
 
 
 def of_rows(name, domain):
