@@ -892,6 +892,18 @@ def faded_swaps(seed, blends, n=200):
     return drawn.objects, torch.stack(mixed)
 
 
+def crossing(blends, curve):
+    """Where a swapped object moves the cosine as much as a swapped place: (seeds, K, 2) -> (seeds,), a.
+
+    Of blends (K,), where the object first moves it more and the one before, on the straight line between.
+    """
+    ahead = curve[:, :, 1] - curve[:, :, 0]  # (seeds, K), below 0 at the first blend
+    right = (ahead > 0).int().argmax(1, keepdim=True)  # (seeds, 1)
+    low, high = ahead.gather(1, right - 1), ahead.gather(1, right)
+    a = torch.tensor(blends)
+    return torch.lerp(a[right - 1], a[right], -low / (high - low))[:, 0]
+
+
 def show_crossing(blends, curves):
     """What moves the cosine while the object fades: head -> (seeds, K, 2), by a swapped place and object."""
     figure, panels = plt.subplots(1, 2, figsize=(10, 3.8), sharey=True)
@@ -900,7 +912,9 @@ def show_crossing(blends, curves):
         for k, (look, what) in enumerate((("x--", "place swapped"), ("o-", "object swapped"))):
             mean, sd = curve.mean(0)[:, k], curve.std(0)[:, k]
             axes.errorbar(blends, mean, sd, fmt=look, color=colour if k else "black", capsize=3, label=what)
-        axes.set(title=name, xlabel="a: from hidden (0) to visible (1)", ylim=(0, 0.5))
+        where = mean_sd(crossing(blends, curve), 2)
+        axes.set(title=f"{name}: crossing at a = {where}", ylim=(0, 0.5))
+        axes.set(xlabel="a: from hidden (0) to visible (1)")
         axes.legend(loc="upper left")
     panels[0].set_ylabel("mean |change of cosine|")
     plt.show()
