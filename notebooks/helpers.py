@@ -275,6 +275,13 @@ def answers(training, domain):
 # ------------------------------------------------------------------------------------ the pictures of README
 
 
+def objects_of_places(domain):
+    """The object that regularly stands at the place of each test image of the first seed: (N,) classes."""
+    stream = torch.Generator().manual_seed(2 + DOMAINS.index(domain))  # as drm_min.toy_data draws them
+    places = world.draw(2000, domain, stream).places
+    return torch.tensor([world.CAMERA.index(place) for place in range(world.C)])[places]
+
+
 def repaired_and_spoiled(domain="place misleads"):
     """Numbers of the test images that DRM gets right and ERM wrong, and the other way round (seed 0)."""
     labels = toy_data().tests[domain].labels
@@ -284,23 +291,24 @@ def repaired_and_spoiled(domain="place misleads"):
 
 def hero():
     """The top picture: what a moved background does to ERM and DRM, and four methods in four domains."""
-    data, names = toy_data(), list(toy_data().classes)
-    train, test = data.train, data.tests["place misleads"]
-    said = {name: answers(name, "place misleads") for name in ("erm", "drm-1")}
-    repaired = [i for i in repaired_and_spoiled()[0].tolist() if test.groups["visible"][i]]
+    domain, names = "place misleads", world.OBJECTS
+    test, of_place = toy_data().tests[domain], objects_of_places(domain)
+    erm, drm = (answers(training, domain) for training in ("erm", "drm-1"))
+    misled = test.groups["visible"] & (drm == test.labels) & (erm == of_place)
+    drawn = world.draw(1000, DOMAINS[0], torch.Generator().manual_seed(0))  # the first training images
+    regular = drawn.visible & (drawn.places == torch.tensor(world.CAMERA)[drawn.objects])
     figure = plt.figure(figsize=(12, 4.4))
     left, right = figure.subfigures(1, 2, width_ratios=[1.15, 1])
     left.suptitle("The background moves, the class does not", weight="bold")
     panels = left.subplots(2, 4)
-    for j, name in enumerate(("boat", "mushroom", "fish", "cactus")):
+    for j, name in enumerate(("boat", "tent", "umbrella", "cactus")):
         c = names.index(name)
-        seen = int(((train.labels == c) & train.groups["visible"]).nonzero()[0])
-        new = next(i for i in repaired if test.labels[i] == c)
-        for i, image in enumerate((train.images[seen], test.images[new])):
+        new = int((misled & (test.labels == c)).nonzero()[0])
+        seen = drawn.images[regular & (drawn.objects == c)][0]
+        for i, image in enumerate((seen, test.images[new])):
             plain(panels[i, j]).imshow(image.permute(1, 2, 0), interpolation="nearest")
         panels[0, j].set_title(name)
-        erm, drm = (names[int(said[training][new])] for training in ("erm", "drm-1"))
-        panels[1, j].set_xlabel(f"ERM: {erm} ✗\nDRM: {drm} ✓", fontsize=11)
+        panels[1, j].set_xlabel(f"ERM: {names[erm[new]]} ✗\nDRM: {name} ✓", fontsize=11)
     panels[0, 0].set_ylabel("training")
     panels[1, 0].set_ylabel("new site")
     axes = right.subplots()
@@ -387,13 +395,6 @@ def diagram():
 # ------------------------------------------------------------------------------------------------ notebook 1
 
 KINDS = [f"{core}, {place}" for core in ("boards", "hull", "unclear") for place in ("snow", "sea")]
-
-
-def objects_of_places(domain):
-    """The object that regularly stands at the place of each test image of the first seed: (N,) classes."""
-    stream = torch.Generator().manual_seed(2 + DOMAINS.index(domain))  # as drm_min.toy_data draws them
-    places = world.draw(2000, domain, stream).places
-    return torch.tensor([world.CAMERA.index(place) for place in range(world.C)])[places]
 
 
 def show_repaired(domain, numbers):
