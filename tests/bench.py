@@ -459,6 +459,25 @@ def memory(rounds):
         yield f"core targets of ImageNet's size, {estimator}", (after - before) / table, said
 
 
+def sizes(rounds):
+    """Disk and memory of the recipes' models, from shapes; the bytes of an activation were fitted once."""
+    gigabyte = 1e9
+    for name in ("ViT-B-16", "ViT-L-14", "ViT-L-14-336"):
+        model = open_clip.create_model(name, device="meta")
+        weights = sum(p.numel() for p in model.parameters())
+        vision = open_clip.get_model_config(name)["vision_cfg"]
+        tokens = (vision["image_size"] // vision["patch_size"]) ** 2 + 1
+        units, layers = 256 * tokens * vision["width"], vision["layers"]
+        kept = [
+            units * per / gigabyte for per in (44 * layers, 80 * layers, 2 * layers + 66, 4 * layers + 120)
+        ]
+        copies = 4 * weights / gigabyte  # float32
+        said = f"a model {copies:.2f} GB on disk, a checkpoint {4 * copies:.1f} (four copies); memory without"
+        said += f" activations {5 * copies:.1f} GB (five copies); activations of 256 images in bf16"
+        said += f" {kept[0]:.0f} GB, in fp32 {kept[1]:.0f}, checkpointed {kept[2]:.1f}, {kept[3]:.1f}"
+        yield f"{name}, {weights / 1e6:.0f} M weights", None, said
+
+
 def loader(rounds):
     model, n = new_model(), 256
     with tempfile.TemporaryDirectory() as folder:
@@ -520,7 +539,7 @@ def toy_job(rounds):
 
 PARTS = (
     *(drm_vs, split_of_a_step, classes, recipes, two_heads_vs_two_passes, text_trimmed_vs_full),
-    *(text_choices, memory, loader, photos, choices, toy_job),
+    *(text_choices, memory, sizes, loader, photos, choices, toy_job),
 )
 
 
