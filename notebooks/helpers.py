@@ -1058,6 +1058,17 @@ def fog_and_reliability(views, number):
     plt.show()
 
 
+def misread_lead(view):
+    """-> how many visible objects zero-shot reads rightly, in %, and its mean lead on the others.
+
+    The lead is that of the class it prefers over the object's, a difference of cosines.
+    """
+    affinity = (view.features @ view.head.T)[view.visible]
+    of_object = affinity.gather(1, view.labels[view.visible, None])[:, 0]
+    lead = affinity.max(1).values - of_object  # 0 where it is right
+    return float(100 * (lead == 0).float().mean()), float(lead[lead > 0].mean())
+
+
 def before_and_after(before, after, pair):
     """Histograms of two classes' affinities over all images, before and after they are brought to one range.
 
@@ -1079,27 +1090,6 @@ def before_and_after(before, after, pair):
     plt.show()
 
 
-def temperature_curves(scales, losses):
-    """Log loss on the training labels against the scale k: air -> list of losses in nats."""
-    figure, axes = plt.subplots(figsize=(7.5, 3.5))
-    for (air, loss), line, above in zip(losses.items(), ("-", "--"), (-0.16, -0.17)):
-        best = min(range(len(loss)), key=loss.__getitem__)
-        axes.plot(scales, loss, line, color=AIR[air][1], lw=2.5)
-        axes.plot(scales[best], loss[best], "o", color=AIR[air][1], ms=9)
-        axes.text(scales[best], loss[best] + above, f"{air}: k = {scales[best]:.1f}", ha="center")
-    axes.axhline(math.log(8), color="black", lw=1, ls=":")
-    axes.text(0.11, math.log(8) + 0.05, "flat targets: ln 8")
-    axes.set(
-        xscale="log",
-        xlim=(0.09, 110),
-        ylim=(0.7, 3),
-        xlabel="scale k",
-        ylabel="log loss of the labels (nats)",
-    )
-    axes.set_title("One temperature, fitted to the training labels")
-    plt.show()
-
-
 def trust_figure(view, numbers, trusts, targets):
     """How the targets of images move with the trust: targets (T, M, C) for T trusts and M images."""
     own, other = KEY.values()
@@ -1109,19 +1099,14 @@ def trust_figure(view, numbers, trusts, targets):
         others = curves.clone()
         others[:, label] = -1
         second = int(others[0].argmax())
-        axes.plot(trusts, curves[:, label], color=own, lw=3, label=f"the label, {world.OBJECTS[label]}")
-        axes.plot(trusts, curves[:, second], color="#D55E00", ls="--", lw=2.5, label=world.OBJECTS[second])
+        name, answer = world.OBJECTS[label], world.OBJECTS[second]
+        axes.plot(trusts, curves[:, label], color=own, lw=3, label=f"the label ({name})")
+        look = dict(color="#D55E00", ls="--", lw=2.5, label=f"zero-shot's answer ({answer})")
+        axes.plot(trusts, curves[:, second], **look)
         rest = 1 - curves[:, label] - curves[:, second]
         axes.plot(trusts, rest / 6, color=other, lw=2.5, ls="-.", label="each of the others (mean)")
         truth = float(view.oracle[number, label])
-        axes.plot(1.0, truth, "k*", ms=15, clip_on=False, zorder=5)
-        axes.annotate(
-            "true $p_c$ of the label",
-            (1.0, truth),
-            (-12, -15 if truth == 1 else 0),
-            textcoords="offset points",
-            ha="right",
-        )
+        axes.axhline(truth, color="black", ls=":", lw=2.5, label="truth for the label", clip_on=False)
         axes.axvline(TRUST, 0, 0.6, color="black", lw=1)
         axes.text(TRUST + 0.015, 0.57, "default", fontsize=11)
         axes.set(xlabel="trust t in the label", ylim=(0, 1), xlim=(0, 1))
@@ -1233,6 +1218,17 @@ def kl_and_accuracy():
     plt.show()
 
 
+def leads_of_posterior():
+    """Print by how much DRM with `posterior` leads other estimators and ERM, in points of OOD mean."""
+    rows = []
+    for name in ESTIMATORS + ("ERM",):
+        of = ("erm",) if name == "ERM" else ("drm", name)
+        leads = [ood_of(dataset, "drm", "posterior") - ood_of(dataset, *of) for dataset, _ in AIR.values()]
+        if name != "posterior":
+            rows.append((name, *(mean_se(lead, 2) for lead in leads)))
+    table(("posterior leads", *AIR), *rows)
+
+
 def concept_heads():
     """Concept heads after DRM: hidden objects in training's domain, visible ones where the place misleads."""
     trainings = {name: name for name in ESTIMATORS if name != "bootstrap"}  # it has no record of single heads
@@ -1257,8 +1253,21 @@ def concept_heads():
     plt.show()
 
 
+def wrm_alone():
+    """Print what the concept head is worth in the domains: untouched, and trained alone on two targets."""
+    trained = {"zero-shot": {"beta": 0, "alpha": 0.0}, "wrm-softmax": {}, "wrm": {}}
+    rows = []
+    for name, which in trained.items():
+        values = *(recorded(name, domain, **which) for domain in DOMAINS), ood_mean(name, **which)
+        rows.append((name, *map(mean_sd, values)))
+    table(("concept head", *DOMAINS, "OOD mean"), *rows)
+
+
 def trust_curves():
-    """OOD mean of DRM and of WRM alone against the trust, in clear air and in fog, and what needs no WRM."""
+    """OOD mean of DRM and of WRM alone against the trust, in clear air and in fog, and what needs no WRM.
+
+    The means that both methods have are printed as well.
+    """
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.3))
     curves = load_trust()
     for axes, (air, (dataset, _)) in zip(panels, AIR.items()):
@@ -1277,6 +1286,28 @@ def trust_curves():
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=3)
     plt.show()
+    trusts, rows = (0, TRUST, 0.5, 0.8), []
+    for (dataset, method), curve in curves.items():
+        air = next(air for air, (of_air, _) in AIR.items() if of_air == dataset)
+        rows.append((f"{method.upper()}, {air}", *(mean_sd(curve[t]) for t in trusts)))
+    table(("trust t", *trusts), *rows)
+
+
+def three_rivals():
+    """Print three ways to one OOD mean in clear air: WRM alone with much trust, DRM, and two models."""
+    trusted = json.loads((FOLDER / "trust.json").read_text(encoding="utf-8"))
+    wanted = ("toy", "wrm", 0.8)
+    found = {
+        "WRM alone, t = 0.8": [r for r in trusted if (r["dataset"], r["method"], r["trust"]) == wanted],
+        "DRM, t = 0.2": [row["summary"] for row in rows_of_estimator("posterior")],
+        "two models": [row["summary"] for row in rows_of_estimator(None, method="ensemble")],
+    }
+    rows = []
+    for name, of_seeds in found.items():
+        mean, worst = ([100 * row[f"ood_{key}_accuracy"] for row in of_seeds] for key in ("mean", "worst"))
+        losses = [row["worst_log_loss"] for row in of_seeds]
+        rows.append((name, mean_sd(mean), mean_sd(worst), mean_sd(losses, 2)))
+    table(("clear air", "OOD mean", "worst domain", "worst log loss"), *rows)
 
 
 def fit_head(view, targets):
