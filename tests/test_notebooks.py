@@ -197,6 +197,8 @@ def test_notebook_leaves_a_question_without_an_answer(name):
     ]
     section = "\n".join(texts).split("## Questions")[1].split("**Next:**")[0]
     assert len(folded) >= 3 and section.count("<details>") == len(folded)
+    code = [cell.metadata.get("jupyter") for cell in code_cells(notebook) if has_tag(cell, "answer")]
+    assert all(folds == {"source_hidden": True, "outputs_hidden": True} for folds in code)
     heads = [cell for cell in notebook.cells if cell.source.startswith("## Going further")]
     assert all(
         cell.metadata.get("jp-MarkdownHeadingCollapsed") and has_tag(cell, "further") for cell in heads
