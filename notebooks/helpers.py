@@ -1736,22 +1736,27 @@ def lambda_axis(axes, names=tuple(LAMBDAS)):
 def over_lambda(metric, summary):
     """A metric of the four domains along the path of lambda, each at beta 1/(1 + lambda).
 
-    summary: name of a thick black curve and its values (7, 5), a row for each lambda, a column a seed.
+    summary: a name and its values (7, 5), a row for each lambda, a column a seed: a thick black curve, or
+    rings for log losses, whose worst domain changes between two lambdas.
     """
+    losses = metric == "log_loss"
     figure, axes = plt.subplots(figsize=(8.5, 4.4))
     label_of, values = summary
-    draw_curve(axes, range(7), values, label_of, "black", linewidth=7, alpha=0.25)
+    if losses:
+        ring = {"markerfacecolor": "none", "markersize": 17, "markeredgewidth": 2}
+        axes.plot(range(7), values.mean(1), "o", color="black", **ring)
+    else:
+        draw_curve(axes, range(7), values, label_of, "black", linewidth=7, alpha=0.25)
     ends = {label_of: values[0].mean()}
     for domain, (colour, line, marker) in OF_DOMAINS.items():
         values = torch.stack([recorded(name, domain, metric) for name in LAMBDAS])
         draw_curve(axes, range(7), values, domain, colour, line, marker)
         ends[domain] = values[0].mean()
-    losses = metric == "log_loss"
     for name, end in ends.items():
         colour = OF_DOMAINS.get(name, ("black",))[0]
         nudge = {"worst of the four": 8, "place misleads": -8}.get(name, 0) if losses else 0
         look = {"textcoords": "offset points", "ha": "right", "va": "center", "color": colour}
-        axes.annotate(name, (0, end), (-11, nudge), weight="bold" if colour == "black" else "normal", **look)
+        axes.annotate(name, (0, end), (-13, nudge), weight="bold" if colour == "black" else "normal", **look)
     lambda_axis(axes)
     unit = "log loss (nats), lower is better" if losses else "accuracy (%)"
     title = "The worst case is best inside" if losses else "Two domains gain, two lose"
@@ -1792,24 +1797,29 @@ def pairs_picture(names, reference):
 
 
 def over_beta(names=("erm", "drm-0.3", "drm-1", "drm-3", "drm-10")):
-    """Accuracies over beta, a curve for each training; a diamond marks beta = 1/(1 + lambda)."""
+    """Accuracies over beta. Left: the OOD mean of each training, a diamond at beta = 1/(1 + lambda). Right:
+    the four domains at lambda 1.
+    """
     lines = dict(zip(names, ("-", "--", "-", "-.", ":")))
-    figure, panels = plt.subplots(1, 2, figsize=(10.5, 4.4))
-    for axes, domain in zip(panels, ("same site", "OOD mean")):
-        for name in names:
-            values = [
-                ood_mean(name, beta=b) if domain == "OOD mean" else recorded(name, domain, beta=b)
-                for b in BETAS
-            ]
-            values, own = torch.stack(values), BETAS.index(beta_of(name))
-            look = {"color": colour_of(name), "linewidth": 2.5, "label": f"λ = {LAMBDAS[name]:g}"}
-            axes.plot(BETAS, values.mean(1), lines[name], **look)
-            look = {"color": colour_of(name), "markeredgecolor": "black", "markersize": 10, "zorder": 4}
-            axes.plot(BETAS[own], values[own].mean(), "D", **look)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.4))
+    for name in names:
+        values = torch.stack([ood_mean(name, beta=beta).mean() for beta in BETAS])
+        look = {"color": colour_of(name), "linewidth": 2.5, "label": f"λ = {LAMBDAS[name]:g}"}
+        left.plot(BETAS, values, lines[name], **look)
+        look = {"color": colour_of(name), "markeredgecolor": "black", "markersize": 10, "zorder": 4}
+        left.plot(beta_of(name), values[BETAS.index(beta_of(name))], "D", **look)
+    for domain, (colour, line, _) in OF_DOMAINS.items():
+        values = torch.stack([recorded("drm-1", domain, beta=beta) for beta in BETAS])
+        draw_curve(right, BETAS, values, domain, colour, line, linewidth=2.5)
+        nudge = 8 if domain in ("same site", "place random") else -8
+        look = {"textcoords": "offset points", "ha": "right", "color": colour}
+        look["va"] = "bottom" if nudge > 0 else "top"
+        right.annotate(domain, (1, values[-1].mean()), (0, nudge), **look)
+    for axes in (left, right):
         axes.set(xlabel="β (weight of the default head)", ylabel="accuracy (%)")
-    panels[0].set(title="Same site: flat above 0.5")
-    panels[1].set(title="OOD mean: best near the middle")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names))
+    left.set(title="OOD mean: best near the middle")
+    right.set(title="λ = 1: two domains rise with β, two fall", ylim=(45, 98))
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(names))
     plt.show()
 
 
@@ -1842,58 +1852,49 @@ def risk_over_beta(betas, risks):
     plt.show()
 
 
-def two_betas():
-    """The OOD mean along the path of lambda, with the derived beta and with 0.5."""
-    figure, axes = plt.subplots(figsize=(8.5, 3.7))
-    for name, beta, line in (("β = 1/(1 + λ)", None, "-"), ("β = 0.5", 0.5, "--")):
-        values = torch.stack([ood_mean(training, beta=beta) for training in FINITE])
-        colour = "#777777" if beta is None else "black"
-        draw_curve(axes, range(6), values, name, colour, line, "o", linewidth=2.5)
-        look = {"textcoords": "offset points", "va": "center", "color": colour}
-        axes.annotate(name, (5, values[-1].mean()), (12, 0), **look)
-    lambda_axis(axes, FINITE)
-    axes.set(ylabel="OOD mean accuracy (%)", title="Much of the fall at large λ is β", xlim=(-0.3, 6.4))
-    plt.show()
-
-
-def cost_and_gain(training, domain="OOD mean", alpha=1.0):
+def cost_and_gain(training, beta=None, alpha=1.0, domain="OOD mean"):
     """Points that a model loses to ERM in `same site`, and gains in a domain or the OOD mean: (5,) each."""
-    cost = recorded("erm", "same site") - recorded(training, "same site", alpha=alpha)
+    cost = recorded("erm", "same site") - recorded(training, "same site", beta=beta, alpha=alpha)
     if domain == "OOD mean":
-        return cost, ood_mean(training, alpha=alpha) - ood_mean("erm")
-    return cost, recorded(training, domain, alpha=alpha) - recorded("erm", domain)
+        return cost, ood_mean(training, beta=beta, alpha=alpha) - ood_mean("erm")
+    return cost, recorded(training, domain, beta=beta, alpha=alpha) - recorded("erm", domain)
 
 
 def paths_picture():
-    """Gain against cost, both paired with ERM: the path of lambda, and WiSE-FT from three trainings."""
-    figure, panels = plt.subplots(1, 2, figsize=(10.5, 4.6))
+    """Gain against cost, both paired with ERM: the path of lambda, that of beta alone, and WiSE-FT from two
+    trainings.
+    """
+    figure, panels = plt.subplots(1, 2, figsize=(10.5, 5))
+    alphas = (1.0, *reversed(ALPHAS))
+    ways = []  # models (training, beta, alpha), their name, colour, marker, line; k -> text beside a point
+    for training, method in (("erm", "erm"), ("drm-1", "drm")):
+        name, colour, marker = METHODS[method]
+        models = [(training, None, alpha) for alpha in alphas]
+        noted = {6: "α 0.4"} if method == "erm" else {4: "α 0.6"}
+        ways.append((models, f"{name}, α from 1 down", colour, marker, ":", noted))
+    models = [("drm-1", beta, 1.0) for beta in (0.5, 0.4, 0.3, 0.25, 0.2, 0.1)]
+    ways.append((models, "λ = 1, β from 0.5 down", "#AA3377", "D", "--", {}))
+    models = [(name, None, 1.0) for name in LAMBDAS]
+    noted = {k: f"λ {lam:g}" for k, lam in enumerate(LAMBDAS.values()) if 0 < lam < math.inf}
+    ways.append((models, "λ from 0 up, β = 1/(1 + λ)", "black", "o", "-", noted))
     for axes, domain in zip(panels, ("OOD mean", "place misleads")):
-
-        def draw(models, label, colour, line, marker, axes=axes, domain=domain, **look):
-            both = torch.stack(
-                [torch.stack(cost_and_gain(name, domain, alpha)) for name, alpha in models]
-            )  # (M, 2, 5)
+        for models, label, colour, marker, line, noted in ways:
+            both = torch.stack([torch.stack(cost_and_gain(*model, domain)) for model in models])  # (M, 2, 5)
             (x, y), (dx, dy) = both.mean(2).T, both.std(2).T / math.sqrt(5)
-            axes.errorbar(x, y, dy, dx, linestyle=line, color=colour, marker=marker, label=label, **look)
-            return x, y
-
-        for training, method in zip(WITH_ALPHAS, ("erm", "drm", "flyp")):
-            name, colour, marker = METHODS[method]
-            models = [(training, alpha) for alpha in (1.0, *reversed(ALPHAS))]
-            draw(models, f"{name}, α from 1 down", colour, ":", marker, markerfacecolor="white")
-        x, y = draw(
-            [(name, 1.0) for name in LAMBDAS], "λ from 0 up", "black", "-", "o", linewidth=2.5, zorder=4
-        )
-        for k in (3, 4, 5):
-            lam = list(LAMBDAS.values())[k]
-            offset, ha = ((-8, 6), "right") if lam == 1 else ((0, 10), "left")
-            axes.annotate(f"λ {lam:g}", (x[k], y[k]), offset, textcoords="offset points", ha=ha)
+            look = {"linestyle": line, "color": colour, "marker": marker, "label": label}
+            look["markerfacecolor"] = colour if line == "-" else "white"
+            axes.errorbar(x, y, dy, dx, linewidth=2.5 if line == "-" else 1.5, **look)
+            for k, words in noted.items():
+                offset, ha = ((-8, 1), "right") if x[k] < 1 else ((3, 10), "left")
+                offset = (-3, -18) if line == ":" else offset
+                ha = "right" if line == ":" else ha
+                axes.annotate(words, (x[k], y[k]), offset, textcoords="offset points", ha=ha, color=colour)
         axes.axhline(0, color="black", linewidth=1)
         axes.axvline(0, color="black", linewidth=1)
         axes.set(xlim=(-1.9, 10.6), xlabel="cost: points lost in the same site")
     panels[0].set(ylim=(-6, 5), ylabel="gain over ERM (points)", title="Gain in the OOD mean")
     panels[1].set(ylim=(-2, 14), title="Gain where the place misleads")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     plt.show()
 
 
@@ -1948,21 +1949,6 @@ def ablation_picture(methods):
     panels[0].set_yticks([-k for k in range(len(methods))], [METHODS[method][0] for method in methods])
     panels[0].set(title="Accuracy: right is better")
     panels[1].set(title="Worst domain: left is better")
-    plt.show()
-
-
-def domain_gains(pairs):
-    """Bars of paired differences in the four domains, with standard errors, a panel for each pair.
-
-    pairs: title -> (colour, differences (4, 5)).
-    """
-    figure, panels = plt.subplots(1, len(pairs), figsize=(10.5, 3.9))
-    for axes, (title, (colour, values)) in zip(panels, pairs.items()):
-        mean, error = values.mean(1), values.std(1) / math.sqrt(values.shape[1])
-        axes.bar(range(4), mean, 0.6, yerr=error, color=colour, capsize=4)
-        axes.axhline(0, color="black", linewidth=1)
-        axes.set_xticks(range(4), [domain.replace(" ", "\n") for domain in DOMAINS])
-        axes.set(title=title, ylabel="difference (points)")
     plt.show()
 
 
