@@ -2108,7 +2108,8 @@ def pictures_of(domain):
 def spoilt_and_repaired(found, each=2):
     """The first spoilt and repaired images of each domain whose object is visible, with counts of all.
 
-    found: domain -> (spoilt, repaired), (N,) bool each. Below an image: the truth, and the wrong answer.
+    found: domain -> (spoilt, repaired), (N,) bool each. Below an image: the truth, and the answer of the
+    model that is wrong.
     """
     figure = plt.figure(figsize=(11, 5.4), layout="none")
     blocks = figure.subfigures(2, len(found))
@@ -2131,15 +2132,20 @@ def spoilt_and_repaired(found, each=2):
     plt.show()
 
 
-def cell_bars(counts):
-    """Repaired images upwards and spoilt ones downwards, by cell. counts (4, 2): spoilt, repaired."""
-    figure, axes = plt.subplots(figsize=(8, 3.6))
-    up = axes.bar(range(4), counts[:, 1], color=METHODS["drm"][1])
-    down = axes.bar(range(4), -counts[:, 0], color=METHODS["erm"][1])
-    axes.bar_label(up, [f"{n:.0f} repaired" for n in counts[:, 1]], padding=2)
-    axes.bar_label(down, [f"{n:.0f} spoilt" for n in counts[:, 0]], padding=2)
+def cell_bars(counts, sizes):
+    """Repaired images upwards and spoilt ones downwards, by cell, in % of its images.
+
+    counts (4, 2): spoilt, repaired; sizes (4,): images.
+    """
+    figure, axes = plt.subplots(figsize=(8.5, 3.8))
+    for kind, side, colour in (("spoilt", -1, METHODS["erm"][1]), ("repaired", 1, METHODS["drm"][1])):
+        number = counts[:, int(side > 0)]
+        share = 100 * number / sizes
+        bars = axes.bar(range(4), side * share, color=colour)
+        words = [f"{n:.0f} {kind} ({x:.1f} %)" for n, x in zip(number, share)]
+        axes.bar_label(bars, words, padding=2, fontsize=11)
     axes.axhline(0, color="black", lw=1)
-    axes.set(xticks=range(4), xticklabels=CELLS, ylabel="images of 8000", ylim=(-150, 350))
+    axes.set(xticks=range(4), xticklabels=CELLS, ylabel="images of the cell (%)", ylim=(-4.5, 11))
     axes.set_title("DRM repairs what is visible and elsewhere (seed 0)")
     plt.show()
 
@@ -2147,9 +2153,11 @@ def cell_bars(counts):
 def pull_figure(follows):
     """How often a visible object gets the name of the object that belongs to the place. For each place.
 
-    follows: recorded training -> (N,) bool, of the images of `place misleads`.
+    follows: recorded training -> (N,) bool, of the images of `place misleads`. Below each place stands how
+    much more often ERM does it than DRM, paired by image.
     """
     pictures = pictures_of("place misleads")
+    erm, drm = (100 * follows[training].double() for training in TRIO[:2])
     belongs = torch.tensor(world.CAMERA).argsort()  # the object that regularly stands in each place
     figure, axes = plt.subplots(figsize=(10, 3.8))
     for shift, (training, of_images) in zip((-0.2, 0, 0.2), follows.items()):
@@ -2159,9 +2167,13 @@ def pull_figure(follows):
             y, error = 100 * some.mean(), 100 * some.std() / len(some) ** 0.5
             label = name if k == 0 else None
             axes.errorbar(k + shift, y, error, fmt=marker, ms=9, color=colour, capsize=3, label=label)
-    labels = [f"{place}\n({world.OBJECTS[c]})" for place, c in zip(world.PLACES, belongs)]
-    axes.set(xticks=range(world.C), xticklabels=labels, ylabel="answers that\nname it (%)", ylim=(0, None))
-    axes.set(xlabel="place (and the object that regularly stands there)")
+    labels = []
+    for k, place in enumerate(world.PLACES):
+        gap = mean_se((erm - drm)[pictures.visible & (pictures.places == k)])
+        labels.append(f"{place}\n({world.OBJECTS[belongs[k]]})\n{gap}")
+    axes.set_xticks(range(world.C), labels, fontsize=11)
+    axes.set(ylabel="answers that name it\n(% of visible objects)", ylim=(0, None))
+    axes.set(xlabel="place (its regular object); below: ERM - DRM, paired by image, points ± s.e.")
     axes.set_title("Every place pulls towards its regular object (seed 0, ± s.e.)")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     plt.show()
@@ -2245,16 +2257,16 @@ def bad_texts_figure(leads):
 
 
 def bad_texts_table(leads, trained):
-    """Print leads, as of bad_texts_figure, and the accuracy of DRM in `same site`.
+    """Print leads, as of bad_texts_figure, and the accuracy of DRM on validation images of the training site.
 
     trained: texts -> recorded training.
     """
     rows = []
     for texts, (mixture, default_head) in leads.items():
-        same = mean_sd(recorded(trained[texts], "same site"))
-        rows.append([texts, mean_se(mixture), mean_se(default_head), same])
+        validation = mean_sd(recorded(trained[texts], "validation"))
+        rows.append([texts, mean_se(mixture), mean_se(default_head), validation])
     heading = ["OOD mean, points (± s.e.)", "DRM - ERM", "its default head - ERM"]
-    table([*heading, "DRM in same site, % (± s.d.)"], *rows)
+    table([*heading, "DRM on validation, % (± s.d.)"], *rows)
 
 
 def path_of(texts):
@@ -2267,9 +2279,10 @@ CHECKS = ("", "words of places", "place swapped", "object swapped", "zero-shot r
 
 
 def checks_without_labels(path, classes):
-    """Of a description file: words of places, and how far a swap of place or object moves the affinity.
+    """Of a description file: words of places, and how far a swap of place or object moves a picture's cosine.
 
-    Texts for the second to fourth column of a table with the heading CHECKS.
+    The cosine is that of its features and of its class's texts (toy.probe.sensitivity). Returns texts for
+    the second to fourth column of a table with the heading CHECKS.
     """
     words = sum(problem.kind == "context word" for problem in check(path, classes))
     moved = sensitivity(path)
@@ -2325,11 +2338,11 @@ def log_losses(measured):
 
 
 def temperature_figure(measure, p):
-    """Log loss in `same site` against the highest of the four domains, for every temperature.
+    """Log loss in `same site` against the highest of the four domains, for temperatures from 0.4 to 4.
 
     measure: (probabilities by domain, T) -> metrics by domain; p: recorded training -> such probabilities.
     """
-    temperatures = torch.linspace(-1.0, 1.4, 25).exp().tolist()
+    temperatures = torch.linspace(math.log(0.4), math.log(4), 25).exp().tolist()
     figure, axes = plt.subplots(figsize=(7.5, 4.4))
     for (training, of_domains), at in zip(p.items(), ((16, -4), (-12, -24), (4, -18))):
         name, colour, marker = look(training)
@@ -2338,24 +2351,29 @@ def temperature_figure(measure, p):
         place = log_losses(measure(of_domains, 1.0))
         axes.plot(*place, marker, color=colour, ms=11)
         axes.annotate(f"{name}, T = 1", place, at, textcoords="offset points", color=colour, weight="bold")
+        axes.annotate("", path[-1], path[-2], arrowprops={"color": colour, "arrowstyle": "-|>", "lw": 2})
+        end = (4, -14) if training == "erm" else (6, -4)
+        axes.annotate("T = 4", path[-1], end, textcoords="offset points", color=colour)
     axes.set(xlabel="log loss in same site (nats)", ylabel="worst log loss\nof the four domains (nats)")
-    axes.set(xlim=(0.25, 1.4), ylim=(0.95, 2.4), title="Every temperature (seed 0; lower left is better)")
+    axes.set(xlim=(0.25, 1.4), ylim=(0.95, 2.4), title="Temperatures 0.4 to 4 (seed 0; lower left is better)")
     plt.show()
 
 
 def temperature_table(measure, p, pairs):
-    """Print what methods lose at some temperatures. pairs: [(recorded training, T), ...]."""
+    """Print what methods lose at some temperatures. pairs: [(recorded training, T), ...], DRM's is last."""
+    _, of_drm = log_losses(measure(p[pairs[-1][0]], pairs[-1][1]))
     rows = []
     for training, t in pairs:
         measured = measure(p[training], t)
         same, worst = log_losses(measured)
         right = measured["place misleads"]["accuracy"]
-        rows.append([f"{look(training)[0]}, T = {t:.2f}", f"{same:.2f}", f"{worst:.2f}", f"{right:.1%}"])
-    table(["seed 0", "log loss: same site", "worst", "right in place misleads"], *rows)
+        losses = [f"{loss:.2f}" for loss in (same, worst, worst - of_drm)]
+        rows.append([f"{look(training)[0]}, T = {t:.2f}", *losses, f"{right:.1%}"])
+    table(["seed 0", "log loss: same site", "worst", "above DRM's", "right in place misleads"], *rows)
 
 
 def heads_right(found):
-    """Print how often each head of DRM is right in visible spoilt and repaired images.
+    """Print how often each head of DRM, and neither of them, is right in visible spoilt and repaired images.
 
     found: domain -> (spoilt, repaired), (N,) bool each.
     """
@@ -2367,9 +2385,10 @@ def heads_right(found):
             chosen = of_kinds[row] & pictures.visible
             heads = torch.stack(load_predictions()["drm-1"][domain])  # (2, N, C)
             right.append((heads.argmax(2) == pictures.objects)[:, chosen])
-        right = torch.cat(right, 1).double()  # (2, images)
-        rows.append([kind, right.shape[1], *(f"{share:.0%}" for share in right.mean(1))])
-    table(["visible objects", "images", "default head right", "concept head right"], *rows)
+        right = torch.cat(right, 1)  # (2, images)
+        shares = [*right.double().mean(1), 1 - right.any(0).double().mean()]
+        rows.append([kind, right.shape[1], *(f"{share:.0%}" for share in shares)])
+    table(["visible objects", "images", "default head right", "concept head right", "neither"], *rows)
 
 
 def heads_apart():
@@ -2386,31 +2405,63 @@ def heads_apart():
     table([*heading, "if they differ: default right", "concept right"], *rows)
 
 
-def clip_leads():
-    """-> (air, rival) -> DRM's lead in OOD mean, in points, on each of the three recorded CLIPs."""
-    leads, means = {}, {}
+TWO_MODELS = "ERM + zero-shot concept head"
+
+
+def clip_means():
+    """-> (data set, method) -> the recorded OOD mean, in %, on each of the three CLIPs: (3,)."""
+    means = {}
     for row in load_run("clips"):
-        means[row["dataset"], row["row"], row["clip"]] = 100 * row["ood_mean_accuracy"]
-    for air, dataset in (("clear air", "toy"), ("fog", "toy-fog")):
-        for rival in ("ERM", "ERM + zero-shot concept head"):
-            drm = [means[dataset, "DRM, lambda 1", clip] for clip in range(3)]
-            leads[air, rival] = [x - means[dataset, rival, clip] for clip, x in enumerate(drm)]
-    return leads
+        means.setdefault((row["dataset"], row["row"]), []).append(100 * row["ood_mean_accuracy"])
+    return {key: torch.tensor(values) for key, values in means.items()}
 
 
-def clips_figure(leads):
-    """DRM's leads, a dot for each CLIP. leads: as of clip_leads."""
-    figure, axes = plt.subplots(figsize=(8.5, 3.4))
-    colours = {"ERM": METHODS["erm"], "ERM + zero-shot concept head": METHODS["ensemble"]}
-    for y, ((_, rival), values) in enumerate(reversed(leads.items())):
-        _, colour, marker = colours[rival]
-        axes.plot(values, [y + 0.2, y, y - 0.2], marker, color=colour, ms=11)
+def clips_figure():
+    """One scene before both cameras, and DRM's lead over ERM and two models, a dot for each CLIP."""
+    means, places = clip_means(), {"clear air": "toy", "fog": "toy-fog"}
+    drawn = world.draw(1000, DOMAINS[0], torch.Generator().manual_seed(0))
+    image = drawn.images[drawn.visible][:1]
+    figure = plt.figure(figsize=(10, 3.8))
+    left, right = figure.subfigures(1, 2, width_ratios=[1, 4])
+    for axes, (air, dataset) in zip(left.subplots(2, 1), places.items()):
+        seen = world.in_fog(image, *world.CAMERAS[dataset])[0]
+        plain(axes).imshow(seen.permute(1, 2, 0), interpolation="nearest")
+        axes.set_title(air)
+    axes, labels = right.subplots(), []
+    for air, dataset in reversed(places.items()):
+        for rival, method in ((TWO_MODELS, "ensemble"), ("ERM", "erm")):
+            _, colour, marker = METHODS[method]
+            y = len(labels)
+            lead = means[dataset, "DRM, lambda 1"] - means[dataset, rival]
+            axes.plot(lead, [y + 0.2, y, y - 0.2], marker, color=colour, ms=11)
+            labels.append(f"{air}:\n{'ERM' if rival == 'ERM' else 'two models'}")
     axes.axvline(0, color="black", lw=1)
-    labels = [f"{air}: {'ERM' if rival == 'ERM' else 'two models'}" for air, rival in reversed(leads)]
     axes.set(yticks=range(4), yticklabels=labels, ylim=(-0.5, 3.5))
-    axes.set(xlabel="DRM's lead in OOD mean (points; each dot a CLIP, five seeds)")
+    axes.set(xlabel="DRM's lead in OOD mean (points; each dot a CLIP)")
     axes.set_title("In fog the lead over ERM is gone, on all three CLIPs")
     plt.show()
+
+
+def fog_table():
+    """Print what the untouched concept head knows in both airs, and DRM's lead in fog, on each CLIP.
+
+    Of CLIP 0 the seeds are recorded one by one, so its leads in fog have standard errors.
+    """
+    means, rows = clip_means(), []
+    for air, dataset in (("clear air", "toy"), ("fog", "toy-fog")):
+        knows = means[dataset, "zero-shot, concept head"]
+        rows.append([f"zero-shot concept head, {air}, %", *(f"{value:.1f}" for value in knows)])
+    of_seeds = {}
+    for name, runs in by_name(load_run("targets-fog")["results"]).items():
+        of_seeds[name] = 100 * torch.tensor(column(runs, "ood_mean_accuracy"))
+    drm = of_seeds["DRM, lambda 1, posterior"]
+    for rival in ("ERM", TWO_MODELS):
+        others = means["toy-fog", "DRM, lambda 1"] - means["toy-fog", rival]
+        first = mean_se(drm - of_seeds[rival])
+        rows.append([f"fog, DRM - {rival}", first, *(f"{value:+.1f}" for value in others[1:])])
+    truth = mean_se(of_seeds["DRM, lambda 1, oracle"] - of_seeds["ERM"])
+    rows.append(["fog, DRM with the true targets - ERM", truth, "", ""])
+    table(["OOD mean (± s.e.)", *(f"CLIP {clip}" for clip in range(3))], *rows)
 
 
 # ------------------------------------------------------------------------------------------------- exercises
