@@ -675,15 +675,15 @@ def _plain(value):
 def returned(value, *shape, name="the result"):
     """What a student's function returned, once it is a finite tensor of this shape, or an AssertionError."""
     assert value is not None, f"{name} is None. Is there a `return`?"
-    wanted = f"of the shape {shape}" if shape else "that is one number"
+    wanted = f"a tensor of the shape {shape}" if shape else "one number"
     try:
         value = _tensor(value)
     except (TypeError, ValueError, RuntimeError):
-        raise AssertionError(f"{name} is no tensor {wanted}, but a {type(value).__name__}") from None
+        raise AssertionError(f"{name} is a {type(value).__name__}; asked for is {wanted}") from None
     if not shape and value.numel() == 1:
         value = value.reshape(())
     found = tuple(value.shape)
-    assert found == shape, f"{name} has the shape {found}; asked for is a tensor {wanted}"
+    assert found == shape, f"{name} has the shape {found}; asked for is {wanted}"
     assert value.isfinite().all(), f"{name} holds nan or infinity"
     return value
 
@@ -709,12 +709,11 @@ def explain(got, right, mistakes, otherwise, tolerance=1e-4):
 
 def explain_gradient(got, right, inputs):
     """An AssertionError where a scalar has no gradient, or a wrong one; inputs: name -> leaf."""
-    assert got.requires_grad, (
-        "the value is right, but no gradient comes from it: no detach, item, no_grad, numpy"
-    )
+    without = "avoid detach, item, no_grad and numpy"
+    assert got.requires_grad, f"the value is right, but no gradient comes from it; {without}"
     found = torch.autograd.grad(got, list(inputs.values()), allow_unused=True)
     for name, gradient in zip(inputs, found):
-        assert gradient is not None, f"the value is right, but no gradient reaches {name}: no detach, no_grad"
+        assert gradient is not None, f"the value is right, but no gradient reaches {name}; {without}"
     wanted = torch.autograd.grad(right, list(inputs.values()))
     for name, a, b in zip(inputs, found, wanted):
         size = b.abs().max()
@@ -785,9 +784,9 @@ def check_1(head_of):
             "texts are taken in order, three a class. Use owner": F.normalize(
                 unit.view(C, 3, -1).mean(1), dim=1
             ),
-            "all rows are one, the mean of all texts. Use owner": F.normalize(unit.mean(0), dim=0).expand(
-                C, -1
-            ),
+            "all rows are the same, the mean of all texts. Use owner": F.normalize(
+                unit.mean(0), dim=0
+            ).expand(C, -1),
             "the rows are in the order in which classes come; row c is class c": right[owner_order],
         }
         cosines = (F.normalize(got.detach().double(), dim=1) * right.detach()).sum(1)
@@ -931,10 +930,12 @@ def check_3(contrastive):
             "a softmax is taken twice: cross_entropy takes logits": half(losses(by_row, by_column, twice)),
         }
         right = half(parts)
-        numbers = [
-            f"({a:.4f} + {b:.4f}) / 2 = {r:.4f}, not {g:.4f}" for (a, b), r, g in zip(parts, right, got)
-        ]
-        otherwise = f"rows and columns of three tries give {', '.join(numbers)}"
+        i = next((i for i in range(3) if not close(got[i], right[i])), 0)
+        rows, columns = parts[i]
+        otherwise = (
+            f"try {i + 1} of 3 gives {got[i]:.4f}, but rows and columns have {rows:.4f} and {columns:.4f},"
+        )
+        otherwise += f" their mean is {right[i]:.4f}"
         explain(got, right, mistakes, otherwise)
         for own, value, answer in zip(leaves, right, got):
             explain_gradient(answer, value, {"the logits": own})
@@ -1298,9 +1299,9 @@ def check_8(broken_descriptions):
             good = is_list and all(isinstance(text, str) and text.strip() for text in own)
             assert good, f"{name}: give it a list with at least one text, none of them empty"
         accuracy = zero_shot_accuracy(texts)
-        why = "Below chance, 12.5 %, it must be sure, and wrong"
+        why = "To fall below chance, 12.5 %, it must be sure of a wrong class"
         if len({tuple(own) for own in texts.values()}) == 1:
-            why = "The texts of all classes are alike. " + why
+            why = f"The texts of all classes are alike. {why}"
         elif accuracy > 0.5:
             why = "Most texts still fit their objects"
         shown = f"1. the concept head is right on {100 * accuracy:.1f} % of `place random`, not at most 10 %."
@@ -1390,6 +1391,7 @@ def check_9(best_method, prediction):
             "the worst cell alone decides": lambda r, v, a: min(a),
             "the most frequent cell alone decides": lambda r, v, a: a[2 * (v < 0.5) + (r < 0.5)],
             "r is taken for rho": lambda r, v, a: law(r + (1 - r) / 8, v, a),
+            "r is turned into rho": lambda r, v, a: law((8 * r - 1) / 7, v, a),
         }
         right = highest(law)
         if got != right:
@@ -1446,7 +1448,7 @@ def check_10(break_even, prediction):
             return at_0 / (at_1 - at_0)
 
         no_r = "where no r in 0 to 1 makes them equal, None is asked for"
-        sign = "the sign is wrong: d_0 + r (d_1 - d_0) is zero at r = d_0 / (d_0 - d_1)"
+        sign = "the sign is wrong; put your r into both lines"
         mistakes = {
             f"{no_r}, not an r beyond": _equal_at,
             f"{no_r}, not 0 or 1": lambda *of: min(max(_equal_at(*of), 0), 1),
@@ -1461,7 +1463,7 @@ def check_10(break_even, prediction):
                 _equal_at(v, exchanged(a), exchanged(b))
             ),
             sign: wrong_sign,
-            f"{sign}, if that is in 0 to 1": lambda *of: inside(wrong_sign(*of)),
+            f"{sign}, to see it": lambda *of: inside(wrong_sign(*of)),
         }
         right = every(lambda *of: inside(_equal_at(*of)))
         if not all(map(same, got, right)):
@@ -1469,12 +1471,12 @@ def check_10(break_even, prediction):
                 assert not all(map(same, got, every(of))), name
             i = next(i for i in range(len(got)) if not same(got[i], right[i]))
             v, erm, drm = tries[i]
-            text = f"for v = {v:.2f}, ERM {erm}, DRM {drm} it is {got[i]}"
+            shown = "None"
             if got[i] is not None:
-                text += f", where ERM has {law(got[i], v, erm):.1f} and DRM {law(got[i], v, drm):.1f} %"
-            raise AssertionError(
-                f"{text}; {no_r if right[i] is None else f'at r = {right[i]:.3f} they are equal'}"
-            )
+                a, b = law(got[i], v, erm), law(got[i], v, drm)
+                shown = f"{got[i]:.3f}, where ERM has {a:.1f} and DRM {b:.1f} %"
+            asked = no_r if right[i] is None else f"at r = {right[i]:.3f} they are equal"
+            raise AssertionError(f"for v = {v:.2f}, ERM {erm}, DRM {drm} it is {shown}; {asked}")
         cells = [four_cells(training).mean(1).tolist() for training in ("erm", "drm-1")]
         for v in (0.8, 0.5, 0.2, 0.0):
             lead = law(1, v, cells[0]) - law(1, v, cells[1])

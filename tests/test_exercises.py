@@ -564,7 +564,7 @@ WRONG = [  # exercise, answer, what the message must say of it
         from support.texts import load_descriptions
         names = dict(zip(toy.core, toy.core))
         return dict(zip(toy.core, load_descriptions(root / "descriptions/toy.context.json", names)))""",
-        "must be sure, and wrong",
+        "must be sure of a wrong class",
     ),
     (8, "return {name: 'a photo of a fish.' for name in toy.core}", "a list"),
     (8, "return toy.core | {'ski': ['a very ' + 'long ' * 99]}", "tokens"),
@@ -648,7 +648,7 @@ MORE_WRONG = {
         (head("e[owner == c].amax(0)"), "has the cosine"),
         (head("e[owner == c][:2].mean(0)"), "has the cosine"),
         (head("e[owner == 7 - c].mean(0)"), "has the cosine"),
-        (head("e.mean(0)"), "all rows are one"),
+        (head("e.mean(0)"), "all rows are the same"),
         (
             head("e[owner == list(dict.fromkeys(owner.tolist()))[c]].mean(0)"),
             "the order in which classes come",
@@ -718,17 +718,17 @@ MORE_WRONG = {
         (contrastive(total="rows + columns"), "the two halves are added"),
         (contrastive(total="(4 * rows + 3 * columns) / 7"), "have the weights B and K"),
         (contrastive(total="-(rows + columns) / 2"), "the sign is wrong"),
-        (contrastive(total="rows * columns"), "rows and columns of three tries give"),
-        (contrastive(total="torch.maximum(rows, columns)"), "rows and columns of three tries give"),
-        (contrastive(total="rows / 2 - columns / 2"), "rows and columns of three tries give"),
+        (contrastive(total="rows * columns"), "of 3 gives"),
+        (contrastive(total="torch.maximum(rows, columns)"), "of 3 gives"),
+        (contrastive(total="rows / 2 - columns / 2"), "of 3 gives"),
         (contrastive(R="targets", K="targets"), "the targets are not normalised"),
         (contrastive(K="targets"), "of the columns are not normalised"),
         (contrastive(R="targets"), "of the rows are not normalised"),
         (contrastive(R="targets / targets.sum(0)"), "the rows are normalised along the columns"),
         (contrastive(R="targets / targets.sum(0)", K="targets / targets.sum(1, keepdim=True)"), "exchanged"),
         (contrastive(R="targets / targets.sum()", K="targets / targets.sum()"), "divided by its sum"),
-        (contrastive(R="targets.softmax(1)", K="targets.softmax(0)"), "rows and columns of three tries give"),
-        (contrastive(R="targets / targets.amax(1, keepdim=True)"), "rows and columns of three tries give"),
+        (contrastive(R="targets.softmax(1)", K="targets.softmax(0)"), "of 3 gives"),
+        (contrastive(R="targets / targets.amax(1, keepdim=True)"), "of 3 gives"),
         (
             contrastive(
                 rows="F.cross_entropy(logits, R, reduction='sum')",
@@ -749,11 +749,11 @@ MORE_WRONG = {
             ),
             "a softmax is taken twice",
         ),
-        (contrastive(rows="F.cross_entropy(logits, R.argmax(1))"), "rows and columns of three tries give"),
-        (contrastive(columns="F.cross_entropy(logits, K)"), "rows and columns of three tries give"),
+        (contrastive(rows="F.cross_entropy(logits, R.argmax(1))"), "of 3 gives"),
+        (contrastive(columns="F.cross_entropy(logits, K)"), "of 3 gives"),
         (
             contrastive(rows="F.binary_cross_entropy_with_logits(logits, R)"),
-            "rows and columns of three tries give",
+            "of 3 gives",
         ),
         (contrastive(total="((rows + columns) / 2).detach()"), "no gradient"),
         (contrastive(total="(rows.detach() + columns) / 2"), "not its gradient for the logits"),
@@ -793,7 +793,7 @@ MORE_WRONG = {
         (mixture(s="lam"), "never pays more"),
         (mixture(c="math.log(1 + lam) + math.log(1 + 1 / lam)"), "never pays more"),
         (mixture(c="math.inf"), "the bound above p_c holds nan or infinity"),
-        (mixture(c="'log(1 + 1 / lam)'"), "the bound above p_c is no tensor"),
+        (mixture(c="'log(1 + 1 / lam)'"), "the bound above p_c is a str"),
         ("return (p_s + lam * p_c) / (1 + lam)", "return three"),
         (
             "return math.log(1 + 1 / lam), (p_s + lam * p_c) / (1 + lam), math.log(1 + lam)",
@@ -926,9 +926,12 @@ MORE_WRONG = {
         ("return toy.core | {'fish': [7]}", "fish: give it a list"),
         ("return {name: [f'a photo of a {name}.'] for name in toy.core}", "still fit their objects"),
         ("return {name: [name] for name in toy.core}", "still fit their objects"),
-        ("return {name: [name[::-1]] for name in toy.core}", "must be sure, and wrong"),
+        ("return {name: [name[::-1]] for name in toy.core}", "must be sure of a wrong class"),
         ("return {name: ['x'] for name in toy.core}", "of all classes are alike"),
-        ("return {name: [f'object {i}'] for i, name in enumerate(toy.core)}", "must be sure, and wrong"),
+        (
+            "return {name: [f'object {i}'] for i, name in enumerate(toy.core)}",
+            "must be sure of a wrong class",
+        ),
         ("return {name: ['not ' + text for text in texts] for name, texts in toy.core.items()}", "% of"),
         ("return toy.core | {'ski': toy.core['boat'], 'boat': toy.core['ski']}", "% of"),
         ("return {name: texts + toy.core['fish'] for name, texts in toy.core.items()}", "% of"),
@@ -959,7 +962,7 @@ MORE_WRONG = {
         (winner("min(a)"), "the worst cell alone"),
         (winner("a[(2 if v < 0.5 else 0) + (1 if r < 0.5 else 0)]"), "the most frequent cell alone"),
         (winner("helpers.law(r + (1 - r) / 8, v, a)"), "r is taken for rho"),
-        (winner("helpers.law((8 * r - 1) / 7, v, a)"), "it says"),
+        (winner("helpers.law((8 * r - 1) / 7, v, a)"), "r is turned into rho"),
         (winner("(r + v) * a[0] + (1 - r + v) * a[1] + (1 - v + r) * a[2] + (2 - r - v) * a[3]"), "it says"),
         (winner("v * (r * a[0] + (1 - r) * a[1]) + r * a[2] + (1 - r) * a[3]"), "it says"),
         (winner("r * a[0] + a[1] + a[2] + v * a[3]"), "it says"),
@@ -1009,7 +1012,7 @@ MORE_WRONG = {
         ),
         (meeting(at_0="v * d[1] + d[3]", at_1="v * d[0] + d[2]"), "for v ="),
         (meeting(out="[0, r]"), "has the shape (2,)"),
-        (meeting(out="'never'"), "is no tensor"),
+        (meeting(out="'never'"), "is a str; asked for is one number"),
         (meeting(out="math.nan if r < 0 else r"), "holds nan"),
     ],
 }
@@ -1022,6 +1025,38 @@ def test_a_wrong_answer_is_accepted_or_not_explained(attempt, n, answer, message
     assert line.startswith(f"✗ exercise {n} (0 of {POINTS[n - 1]} points): ") and message in line, line
 
 
+@pytest.mark.parametrize(
+    "n, prediction, message",
+    [
+        (9, ["?"] * 5, "predict first"),
+        (9, ["ERM", "WRM", "DRM", "FLYP", "the place may mislead us"], "'FLYP' is none of ERM, WRM, DRM"),
+        (9, ["ERM", "WRM", "DRM", "ERM", "?"], "say why"),
+        (10, ["above", "?", "the place may mislead us"], "'?' is none of rises, falls"),
+        (10, ["0.8", "falls", "the place may mislead us"], "'0.8' is none of above, below"),
+    ],
+)
+def test_an_exercise_gives_points_without_a_prediction(capsys, n, prediction, message):
+    check = getattr(helpers, f"check_{n}")
+    check(lambda *of: None, prediction)
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"✗ exercise {n} ") and message in line
+
+
+def test_a_wrong_prediction_costs_points(capsys):
+    def best_method(r, v, cells):
+        return max(cells, key=lambda name: helpers.law(r, v, cells[name]))
+
+    helpers.check_9(best_method, ["WRM", "ERM", "ERM", "WRM", "I have no idea at all"])
+    *sites, last = capsys.readouterr().out.splitlines()
+    assert last == "✓ exercise 9 (3 of 3 points)"
+    assert [line[-13:] for line in sites] == [f"you said {m})" for m in ("WRM", "ERM", "ERM", "WRM")]
+
+
+def test_a_prediction_is_given_away_in_the_exercises():
+    for gap in make_exercises.answers(read("exercises.ipynb")):
+        assert not re.search('= "(?![?]")', gap)
+
+
 @pytest.mark.parametrize("n", range(1, 11))
 @pytest.mark.parametrize(
     "answer, message",
@@ -1032,6 +1067,7 @@ def test_a_wrong_answer_is_accepted_or_not_explained(attempt, n, answer, message
         ("return {'a': [1]}", ""),
         ("raise KeyError('lost')", "lost"),
         ("return 0.5 + None", "line"),
+        ("raise SystemExit(3)", "SystemExit"),
     ],
 )
 def test_a_fault_in_an_answer_crashes_the_check(attempt, n, answer, message):
@@ -1059,8 +1095,8 @@ def test_grading_stops_at_an_answer_that_is_no_python(tmp_path):
         cwd=tmp_path,
     )
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    assert "not Python" in done.stdout and "✗ exercise 2 (0 of 3 points): NameError" in done.stdout
-    assert done.stdout.rstrip().endswith("total: 18 of 24 points")
+    assert re.search(r"✗ exercise 2 .0 of 3 points.: line \d+ of its cell is not Python", done.stdout)
+    assert done.stdout.rstrip().endswith("total: 24 of 30 points")
 
 
 def test_grading_takes_a_notebook_with_other_exercises(tmp_path):
