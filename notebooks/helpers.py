@@ -1478,58 +1478,66 @@ def unit(*degrees):
     return torch.stack([angles.cos(), angles.sin()], 1)
 
 
-def show_pulls(images, texts, identity, classes):
-    """Where the contrastive loss pulls unit embeddings (B, 2), beside its texts.
+def show_pulls(images, cases):
+    """Where the contrastive loss pulls unit embeddings (B, 2), beside its texts; and print how strongly.
 
-    identity: the pulls (B, 2) where each image is its own text; classes: those with one text a class (K, 2).
+    cases: title -> (texts (K, 2), pulls on the logits (B, K), pulls on the images (B, 2)).
     """
-    figure, both = plt.subplots(1, 2, figsize=(9.5, 4.2))
-    for axes, title, shown, names, pulls in (
-        (both[0], "FLYP: two skis are pushed apart", images, ["", "", "kite", "fish"], identity),
-        (both[1], "K classes: at rest", texts, ["ski", "kite", "fish"], classes),
-    ):
+    figure, panels = plt.subplots(1, len(cases), figsize=(11, 4.1), sharey=True)
+    orange = METHODS["erm"][1]
+    rows = []
+    for axes, (title, (texts, at_logits, at_images)) in zip(panels, cases.items()):
         axes.add_patch(plt.Circle((0, 0), 1, fill=False, color="#BBBBBB"))
-        for text, name in zip(shown.tolist(), names):
-            axes.plot([0, text[0]], [0, text[1]], color=METHODS["erm"][1], lw=1.5)
-            axes.plot(*text, "s", color=METHODS["erm"][1], ms=9)
-            axes.text(
-                *(0.5 * torch.tensor(text) + torch.tensor([0.05, 0.1])).tolist(),
-                name,
-                color=METHODS["erm"][1],
-            )
-        along = pulls - (pulls * images).sum(1, keepdim=True) * images  # what turns the embedding
+        for text in texts.tolist():
+            axes.plot([0, text[0]], [0, text[1]], color=orange, lw=1.5)
+            axes.plot(*text, "s", color=orange, ms=9)
+        for name, *place in ("ski", 0.2, 0.45), ("kite", -0.42, -0.02), ("fish", 0.43, -0.22):
+            axes.text(*place, name, color=orange)
+        along = at_images - (at_images * images).sum(1, keepdim=True) * images  # what turns the embedding
         for i, (at, pull) in enumerate(zip(images, along)):
             axes.plot(*at.tolist(), "o", color="black", ms=5, zorder=3)
-            axes.text(*(1.18 * at).tolist(), str(i), ha="center", va="center", weight="bold")
+            axes.text(*(1.2 * at).tolist(), str(i), ha="center", va="center", weight="bold")
             if pull.norm() > 0.02:
                 end = at + 2 * pull
                 look = {"arrowstyle": "-|>", "color": "#0072B2", "lw": 3, "mutation_scale": 20, "shrinkA": 0}
                 axes.annotate("", end.tolist(), at.tolist(), arrowprops=look, zorder=4)
-        axes.set(xlim=(-1.35, 1.35), ylim=(-1.2, 1.4), aspect="equal", title=title)
-        axes.set(xlabel="first number", ylabel="second number")
+        axes.set(xlim=(-1.35, 1.35), ylim=(-1.2, 1.4), aspect="equal", title=title, xlabel="first number")
+        largest = at_logits[:2].abs().max(), along[:2].norm(dim=1).max()
+        rows.append([title, *(f"{value:.3f}" for value in largest)])
+    panels[0].set_ylabel("second number")
     plt.show()
+    table(["largest pull on a ski", "at a logit", "along the circle"], *rows)
 
 
-def loss_curves(losses, floors, reference):
-    """The dual loss, its two terms and the WRM term's floor over the steps of a training, in nats.
+def loss_curves(losses, alone, floors, reference):
+    """The dual loss and its two terms over the steps of a training, in nats, and a table of the terms.
 
-    losses: a (loss, ERM term, WRM term) each step; floors and reference: a number each step.
+    losses: a (loss, ERM term, WRM term) each step; alone: the same of a training with ERM alone; floors (of
+    the WRM term) and reference (the loss): a number each step.
     """
-    total, erm, wrm = zip(*losses)
+    losses, alone, floors = torch.tensor(losses), torch.tensor(alone), torch.tensor(floors)
     steps = range(1, len(losses) + 1)
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.9))
     left.plot(steps, reference, color=METHODS["drm"][1], lw=2.5, label="drm_min.train")
-    left.plot(steps, total, "o", mfc="none", color="black", label="our loop")
+    left.plot(steps, losses[:, 0], "o", mfc="none", color="black", label="our loop")
     left.set(title="The dual loss: the same, step by step", ylim=(0, None))
-    right.plot(steps, erm, "s-", ms=4, color=METHODS["erm"][1], label="ERM term")
-    right.plot(steps, wrm, "^-", ms=4, color=METHODS["wrm"][1], label="WRM term")
-    right.plot(steps, floors, ":", color="black", lw=2, label="its floor: mean entropy of $p_c$")
-    right.set(title="One term falls, the other does not", ylim=(0, 1.9))
+    for values, look, colour, label in (
+        (losses[:, 1], "s-", METHODS["erm"][1], "ERM term"),
+        (losses[:, 2] - floors, "^-", METHODS["wrm"][1], "WRM term - floor"),
+        (alone[:, 2] - floors, "^:", "black", "the same, ERM trained alone"),
+    ):
+        right.plot(steps, values, look, ms=4, color=colour, label=label)
+    right.set(title="The WRM term holds the concept head", ylim=(0, 1.9))
     left.legend(loc="lower left")
     right.legend(loc="upper right", fontsize=11)
     for axes in (left, right):
         axes.set(xlabel="step of the training", ylabel="loss of the batch (nats)")
     plt.show()
+    rows = []
+    for name, k, floor in (("ERM term", 1, 0), ("WRM term - floor", 2, floors)):
+        drm, erm = losses[:, k] - floor, alone[:, k] - floor
+        rows.append([name, *(f"{value:.2f}" for value in (drm[0], drm[-8:].mean(), erm[-8:].mean()))])
+    table(["nats", "first step", "last 8 steps, DRM", "last 8 steps, ERM alone"], *rows)
 
 
 def probe(split, numbers, size=64):
@@ -1642,10 +1650,14 @@ def bound_scatter(concept, probabilities, logits):
 
 
 def wise_curves(methods):
-    """WiSE-FT as recorded: accuracy over alpha, and what the best alpha gains; training -> key of METHODS."""
+    """WiSE-FT as recorded: accuracy over alpha, and what the best alpha gains; training -> key of METHODS.
+
+    Also printed: the alphas at which DRM has a lower mean than every other.
+    """
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.2))
     alphas = [*ALPHAS, 1.0]
     titles = ("OOD mean of three shifted domains", "same site (as in training)")
+    curves = {}  # title -> mean accuracies (methods, alphas)
     for training, method in methods.items():
         name, colour, marker = METHODS[method]
         series = (
@@ -1654,6 +1666,7 @@ def wise_curves(methods):
         )
         for axes, values, title in zip(panels, series, titles):
             mean, sd = torch.stack(values).mean(1), torch.stack(values).std(1)
+            curves.setdefault(title, []).append(mean)
             axes.plot(alphas, mean, color=colour, marker=marker, label=name)
             axes.fill_between(alphas, mean - sd, mean + sd, color=colour, alpha=0.15, lw=0)
             axes.set(title=title, xlabel="α (0: zero-shot weights, 1: fine-tuned)", ylabel="accuracy (%)")
@@ -1666,6 +1679,9 @@ def wise_curves(methods):
         gain = mean_se(means[best] - means[-1])
         rows.append([METHODS[method][0], f"{alphas[best]:g}", mean_sd(means[best]), mean_sd(means[-1]), gain])
     table(["OOD mean (%)", "best alpha", "there", "at alpha 1", "gain ± s.e."], *rows)
+    for title, means in curves.items():
+        lowest = torch.stack(means).argmin(0) == list(methods.values()).index("drm")
+        print(f"DRM lowest, {title}: alpha", *(f"{a:g}" for a, low in zip(alphas, lowest) if low))
 
 
 def resting_bars(default, concept, mixed, one):
