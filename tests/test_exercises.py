@@ -1106,6 +1106,7 @@ def test_grading_stops_at_an_answer_that_is_no_python(tmp_path):
         cwd=tmp_path,
     )
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert "non-interactive" not in done.stderr, "a figure waits for a window"
     assert re.search(r"✗ exercise 2 .0 of 3 points.: line \d+ of its cell is not Python", done.stdout)
     assert done.stdout.rstrip().endswith("total: 24 of 30 points")
 
