@@ -1102,7 +1102,8 @@ def test_grading_stops_at_an_answer_that_is_no_python(tmp_path):
         capture_output=True,
         text=True,
         encoding="utf-8",
-        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+        # a screen, on which this backend cannot show a figure, and says so
+        env=os.environ | {"PYTHONIOENCODING": "utf-8", "DISPLAY": ":0", "MPLBACKEND": "agg"},
         cwd=tmp_path,
     )
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
