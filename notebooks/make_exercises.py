@@ -94,6 +94,7 @@ def grade(student, exercises):
         sys.exit(f"{student}: {len(given)} answers between their comment lines; allowed: {gaps}")
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal that knows no tick shows a question mark
+    helpers.plt.show = helpers.plt.close  # no window that waits to be closed
     os.chdir(FOLDER)
     namespace = {}
     for cell in fill(exercises, given).cells:

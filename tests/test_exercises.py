@@ -1056,6 +1056,13 @@ def test_a_wrong_prediction_costs_points(capsys):
     assert [line[-13:] for line in sites] == [f"you said {m})" for m in ("WRM", "ERM", "ERM", "WRM")]
 
 
+def test_descriptions_pass_that_leave_drm_as_good_as_erm(attempt, monkeypatch):
+    monkeypatch.setattr(helpers, "short_run", lambda texts, lam: helpers.short_erm() - 0.01)
+    objects = list(helpers.start().core)
+    wrong = f"return dict(zip(toy.core, (toy.core[name] for name in {objects[3:] + objects[:3]})))"
+    assert ": 2. DRM has" in (said := attempt(8, wrong)) and "not two points worse" in said
+
+
 def test_a_prediction_is_given_away_in_the_exercises():
     for gap in make_exercises.answers(read("exercises.ipynb")):
         assert not re.search('= "(?![?]")', gap)
@@ -1095,10 +1102,12 @@ def test_grading_stops_at_an_answer_that_is_no_python(tmp_path):
         capture_output=True,
         text=True,
         encoding="utf-8",
-        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+        # a screen, on which this backend cannot show a figure, and says so
+        env=os.environ | {"PYTHONIOENCODING": "utf-8", "DISPLAY": ":0", "MPLBACKEND": "agg"},
         cwd=tmp_path,
     )
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert "non-interactive" not in done.stderr, "a figure waits for a window"
     assert re.search(r"✗ exercise 2 .0 of 3 points.: line \d+ of its cell is not Python", done.stdout)
     assert done.stdout.rstrip().endswith("total: 24 of 30 points")
 
