@@ -194,7 +194,7 @@ def show_images(rows, titles=(), below=(), labels=(), size=1.35):
     figure, panels = plt.subplots(len(rows), len(rows[0]), figsize=(width, height), squeeze=False)
     for i, row in enumerate(rows):
         for j, image in enumerate(row):
-            plain(panels[i, j]).imshow(image.permute(1, 2, 0), interpolation="nearest")
+            plain(panels[i, j]).imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
             if i == 0 and titles:
                 panels[i, j].set_title(titles[j], fontsize=11)
             if below:
@@ -314,7 +314,7 @@ def hero():
         new = int((misled & (test.labels == c)).nonzero()[0])
         seen = drawn.images[regular & (drawn.objects == c)][0]
         for i, image in enumerate((seen, test.images[new])):
-            plain(panels[i, j]).imshow(image.permute(1, 2, 0), interpolation="nearest")
+            plain(panels[i, j]).imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
         panels[0, j].set_title(name)
         panels[1, j].set_xlabel(f"ERM: {names[erm[new]]} ✗\nDRM: {name} ✓", fontsize=11)
     panels[0, 0].set_ylabel("training")
@@ -360,7 +360,7 @@ def diagram():
     data = toy_data()
     number = int(((data.train.labels == 0) & data.train.groups["visible"]).nonzero()[3])
     inset = axes.inset_axes((3.5, 20.5, 11, 11), transform=axes.transData)
-    plain(inset).imshow(data.train.images[number].permute(1, 2, 0), interpolation="nearest")
+    plain(inset).imshow(data.train.images[number].permute(1, 2, 0).numpy(), interpolation="nearest")
     axes.text(9, 18, "image x", ha="center", fontsize=12)
     box(9, 44, "names:\n“a photo of a ski.”", erm)
     box(9, 8, "descriptions: “two\nnarrow boards ...”", wrm)
@@ -430,7 +430,7 @@ def show_repaired(domain, numbers):
     ):
         part.suptitle(title, fontsize=12, weight="bold")
         for axes, image, word in zip(part.subplots(1, len(numbers)), images, words):
-            plain(axes).imshow(image.permute(1, 2, 0), interpolation="nearest")
+            plain(axes).imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
             axes.set_xlabel(word, fontsize=12)
     plt.show()
 
@@ -689,7 +689,7 @@ def show_world():
 def show_softmax(image, cosine, p):
     """An image (3, H, W), its cosines (C,) to the texts of the classes, and its probabilities (C,)."""
     figure, panels = plt.subplots(1, 3, figsize=(10, 3.4), width_ratios=(0.9, 1.2, 1.2))
-    plain(panels[0]).imshow(image.permute(1, 2, 0), interpolation="nearest")
+    plain(panels[0]).imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
     panels[0].set_title("image x")
     for axes, values, name in zip(panels[1:], (cosine, p), ("cosine", "probability")):
         axes.barh(world.OBJECTS, values, color=HEADS["default"][1])
@@ -708,7 +708,7 @@ def show_both_heads(images, q_default, q_concept, titles=("object visible", "obj
     n = len(images)
     figure, panels = plt.subplots(n, 2, figsize=(10, 2.8 * n), width_ratios=(1, 3.2), squeeze=False)
     for i, (left, right) in enumerate(panels):
-        plain(left).imshow(images[i].permute(1, 2, 0), interpolation="nearest")
+        plain(left).imshow(images[i].permute(1, 2, 0).numpy(), interpolation="nearest")
         right.axhline(1 / world.C, color="black", ls=":", lw=1, label=f"1/C = {1 / world.C}")
         head_bars(right, {"default": q_default[i], "concept": q_concept[i]}, world.OBJECTS)
         right.set(ylim=(0, 1), ylabel="probability", title=titles[i])
@@ -738,7 +738,7 @@ def show_fading(blends, curves):
     shown, hidden = (paint("cactus", "sea", 9, visible)[0].float() for visible in (True, False))
     for axes, a in zip(strips.subplots(1, 6), (0, 0.2, 0.4, 0.6, 0.8, 1)):
         image = torch.lerp(hidden, shown, a).round().to(torch.uint8)
-        plain(axes).imshow(image.permute(1, 2, 0), interpolation="nearest")
+        plain(axes).imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
         axes.set_title(f"a = {a:g}", fontsize=11)
     panels = below.subplots(1, 2, sharey=True)
     where = {"default": ((0.98, 0.63), (0.02, 0.89)), "concept": ((0.98, 0.74), (0.98, 0.16))}
@@ -1014,7 +1014,7 @@ def target_bars(view, numbers, targets, rows):
     ratios = [0.62, *[1] * len(targets)]
     figure, panels = plt.subplots(*shape, figsize=(11, 6.6), sharey="col", width_ratios=ratios)
     for i, (number, row) in enumerate(zip(numbers.tolist(), rows)):
-        plain(panels[i, 0]).imshow(view.images[number].permute(1, 2, 0), interpolation="nearest")
+        plain(panels[i, 0]).imshow(view.images[number].permute(1, 2, 0).numpy(), interpolation="nearest")
         panels[i, 0].set_xlabel(row, fontsize=12)
         for axes, (name, p) in zip(panels[i, 1:], targets.items()):
             axes.bar(range(8), p[number], color=colours_of(view, number))
@@ -1054,7 +1054,7 @@ def fog_and_reliability(views, number):
     for i, ((air, view), marker) in enumerate(zip(views.items(), "os")):
         for j, image in enumerate(number.tolist()):
             axes = plain(panels[f"{i} {j}"])
-            axes.imshow(view.images[image].permute(1, 2, 0), interpolation="nearest")
+            axes.imshow(view.images[image].permute(1, 2, 0).numpy(), interpolation="nearest")
         panels[f"{i} 0"].set_ylabel(air)
         confidence, right = binned(view.targets("softmax"), view.oracle)
         curve.plot(confidence, right, marker=marker, color=AIR[air][1], lw=2, ms=8, label=air)
@@ -1119,7 +1119,7 @@ def trust_figure(view, numbers, trusts, targets):
         axes.text(TRUST + 0.015, 0.57, "default", fontsize=11)
         axes.set(xlabel="trust t in the label", ylim=(0, 1), xlim=(0, 1))
         inset = plain(axes.inset_axes((0.03, 0.66, 0.24, 0.32)))
-        inset.imshow(view.images[number].permute(1, 2, 0), interpolation="nearest")
+        inset.imshow(view.images[number].permute(1, 2, 0).numpy(), interpolation="nearest")
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=11)
     panels[0].set(ylabel="target", title="visible, misread")
     panels[1].set(title="hidden")
@@ -1130,7 +1130,7 @@ def seven_maps(view, numbers, targets, titles):
     """A heat map for each image: a row an estimator, a column a class; targets: estimator -> (N, C)."""
     figure, panels = plt.subplots(2, len(numbers), figsize=(11.5, 5.4), height_ratios=(0.7, 1), sharey="row")
     for (above, axes), number, title in zip(panels.T, numbers.tolist(), titles):
-        plain(above).imshow(view.images[number].permute(1, 2, 0), interpolation="nearest")
+        plain(above).imshow(view.images[number].permute(1, 2, 0).numpy(), interpolation="nearest")
         above.set_title(title)
         values = torch.stack([p[number] for p in targets.values()])  # (7, C)
         axes.imshow(values, cmap="Blues", vmin=0, vmax=1.1, aspect="auto")
@@ -1617,7 +1617,7 @@ def two_mixtures(image, default, concept, probabilities, logits):
     """One image, what its two heads and two mixtures of them say (C,). The most probable class is dark."""
     layout = {"width_ratios": [1.1, 2, 2, 2, 2]}
     figure, panels = plt.subplots(1, 5, figsize=(11, 3.3), gridspec_kw=layout)
-    plain(panels[0]).imshow(image.permute(1, 2, 0), interpolation="nearest")
+    plain(panels[0]).imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
     titles = "$q_{default}$", "$q_{concept}$", "probabilities mixed", "logits mixed"
     for axes, title, p in zip(panels[1:], titles, (default, concept, probabilities, logits)):
         best = int(p.argmax())
@@ -2150,7 +2150,7 @@ def spoilt_and_repaired(found, each=2):
             for axes in panels:
                 plain(axes).set_frame_on(False)
             for axes, i in zip(panels, numbers):
-                axes.imshow(pictures.images[i].permute(1, 2, 0), interpolation="nearest")
+                axes.imshow(pictures.images[i].permute(1, 2, 0).numpy(), interpolation="nearest")
                 said = world.OBJECTS[answers(wrong, domain)[i]]
                 axes.set_xlabel(f"{world.OBJECTS[pictures.objects[i]]},\nnot {said}", fontsize=11)
     plt.show()
@@ -2449,7 +2449,7 @@ def clips_figure():
     left, right = figure.subfigures(1, 2, width_ratios=[1, 4])
     for axes, (air, dataset) in zip(left.subplots(2, 1), places.items()):
         seen = world.in_fog(image, *world.CAMERAS[dataset])[0]
-        plain(axes).imshow(seen.permute(1, 2, 0), interpolation="nearest")
+        plain(axes).imshow(seen.permute(1, 2, 0).numpy(), interpolation="nearest")
         axes.set_title(air)
     axes, labels = right.subplots(), []
     for air, dataset in reversed(places.items()):
