@@ -368,7 +368,7 @@ def test_training_images_are_encoded_before_training_only_where_a_job_needs_it(
         (4, {}, "one class"),
         (12, dict(loss="flyp", batch_size=1), "--batch-size 1"),
         (12, dict(method="flyp", batch_size=1), "--batch-size 1"),
-        (12, dict(skip_bad_images=True), "0 training images"),
+        (12, dict(skip_bad_images=True), "of 12 images none can be read"),
     ],
 )
 def test_a_training_that_can_learn_nothing_is_refused_before_it_begins(
