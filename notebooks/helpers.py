@@ -3361,6 +3361,7 @@ def check_10(break_even, prediction):
                 shown = f"{got[i]:.3f}, where ERM has {a:.1f} and DRM {b:.1f} %"
             asked = no_r if right[i] is None else f"at r = {right[i]:.3f} they are equal"
             raise AssertionError(f"for v = {v:.2f}, ERM {erm}, DRM {drm} it is {shown}; {asked}")
+        _check_ends(meet)
         cells = [four_cells(training).mean(1).tolist() for training in ("erm", "drm-1")]
         for v in (0.8, 0.5, 0.2, 0.0):
             lead = law(1, v, cells[0]) - law(1, v, cells[1])
@@ -3369,6 +3370,23 @@ def check_10(break_even, prediction):
         for domain, r, v in (("place random", 0.125, 0.8), ("object hidden", 0.825, 0.2)):
             lead = mean_se(recorded("erm", domain) - recorded("drm-1", domain))
             print(f"measured in `{domain}`, r = {r}, v = {v}: ERM - DRM {lead} points")
+
+
+def _check_ends(meet):
+    """The last part of exercise 10: lines that meet at 0, at 1, and nowhere. meet(v, erm, drm) -> r or None."""
+    drm = [50.0, 50.0, 50.0, 50.0]
+    for end, leads in ((0, [30, 10, 10, -10]), (1, [10, 30, -10, 10]), (None, [20, 10, 0, 10])):
+        erm = [b + lead for lead, b in zip(leads, drm)]
+        try:
+            r = meet(0.5, erm, drm)  # halves of whole numbers: nothing hangs on rounding
+        except ZeroDivisionError:
+            r = "a division by zero"
+        given = f"for v = 0.5, ERM {erm}, DRM {drm}"
+        if end is None:
+            assert r is None, f"{given} the lines are parallel: None is asked for, and this is {r}"
+        else:
+            is_right = isinstance(r, float) and abs(r - end) <= 2e-3
+            assert is_right, f"{given} the lines meet at r = {end}, and 0 and 1 both count; this is {r}"
 
 
 def _equal_at(v, a, b):

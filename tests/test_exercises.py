@@ -346,7 +346,7 @@ OTHER_RIGHT = {  # written otherwise than the solutions
         low, high = 0.0, 1.0
         if lead(low) * lead(high) > 0:
             return None
-        for _ in range(40):
+        for _ in range(60):
             middle = (low + high) / 2
             low, high = (middle, high) if lead(middle) * lead(low) > 0 else (low, middle)
         return torch.tensor(middle)""",
@@ -625,6 +625,9 @@ def chosen(rule, mean="sum(a) / len(a)"):
 
 def winner(score):
     return f"return max(cells, key=lambda name: (lambda a: {score})(cells[name]))"
+
+
+NO_CRASH = "at_0 / (at_0 - at_1) if at_0 != at_1 else math.inf"
 
 
 def meeting(r="at_0 / (at_0 - at_1)", out="r if 0 <= r <= 1 else None", at_0=None, at_1=None):
@@ -1018,6 +1021,10 @@ MORE_WRONG = {
         (meeting(out="[0, r]"), "has the shape (2,)"),
         (meeting(out="'never'"), "is a str; asked for is one number"),
         (meeting(out="math.nan if r < 0 else r"), "holds nan"),
+        (meeting(r="at_0 / (at_0 - at_1)"), "the lines are parallel: None is asked for"),
+        (meeting(r=NO_CRASH, out="(r if 0 <= r <= 1 else None) or None"), "meet at r = 0"),
+        (meeting(r=NO_CRASH, out="r if 0 < r < 1 else None"), "meet at r = 0"),
+        (meeting(r=NO_CRASH, out="r if 0 <= r < 1 else None"), "meet at r = 1"),
     ],
 }
 WRONG += [(n, *wrong) for n, of_n in MORE_WRONG.items() for wrong in of_n]
