@@ -3237,10 +3237,17 @@ def _made_up_cells(n):
 
 def _predicted(prediction, allowed):
     """The words of a prediction, which ends with its reason; an AssertionError where something is missing."""
-    *said, reason = map(str, prediction)
-    for word, words in zip(said, allowed, strict=True):
-        assert word in words, f"predict first (nothing depends on it): {word!r} is none of {', '.join(words)}"
-    assert len(reason.split()) >= 4, "predict first, and say why, in a sentence: `because`"
+    *given, reason = map(str, prediction)
+    said, again = [], "a wrong prediction costs nothing; fill in the cell above and run it again"
+    for word, words in zip(given, allowed, strict=True):
+        known = {one.lower(): one for one in words}
+        found = known.get(word.strip().lower())
+        assert found, f"predict first: {word!r} is none of {', '.join(words)}; {again}"
+        said.append(found)
+    n = len(reason.split())
+    assert n >= 4, (
+        f"say why: `because` has {n} word{'s' * (n != 1)}; write at least four, and run its cell again"
+    )
     return said
 
 
@@ -3288,14 +3295,16 @@ def check_9(best_method, prediction):
             ]
             said = f"at r = {r:.2f}, v = {v:.2f} it says {got[i]}, but"
             raise AssertionError(f"{said} {two[0]} and {two[1]}")
+        print("accuracy ± s.d. over five seeds; the winner's lead over the second best ± its s.e.")
         for word, (name, (r, v, camera)) in zip(said, SITES.items()):
             cells = {method: four_cells(training) for method, training in THREE.items()}
             if camera == "toy-fog":
                 cells = {method: cells_in_fog(method) for method in THREE}
             accuracy = {method: law(r, v, own) for method, own in cells.items()}
             shown = ", ".join(f"{method} {mean_sd(own)}" for method, own in accuracy.items())
-            lead = mean_se(accuracy["DRM"] - accuracy["ERM"])
-            print(f"site {name}: {shown} %; DRM - ERM {lead} (you said {word})")
+            *_, second, best = sorted(accuracy, key=lambda method: accuracy[method].mean())
+            lead = mean_se(accuracy[best] - accuracy[second])
+            print(f"site {name}: {shown} %; {best} - {second} {lead} (you said {word})")
 
 
 def check_10(break_even, prediction):
@@ -3369,7 +3378,7 @@ def check_10(break_even, prediction):
         print(f"you said: ERM is best {said[0]} it, and it {said[1]} where fewer objects are visible")
         for domain, r, v in (("place random", 0.125, 0.8), ("object hidden", 0.825, 0.2)):
             lead = mean_se(recorded("erm", domain) - recorded("drm-1", domain))
-            print(f"measured in `{domain}`, r = {r}, v = {v}: ERM - DRM {lead} points")
+            print(f"measured in `{domain}`, r = {r}, v = {v}: ERM - DRM {lead} points (± s.e.)")
 
 
 def _check_ends(meet):

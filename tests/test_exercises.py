@@ -1041,7 +1041,9 @@ def test_a_wrong_answer_is_accepted_or_not_explained(attempt, n, answer, message
     [
         (9, ["?"] * 5, "predict first"),
         (9, ["ERM", "WRM", "DRM", "FLYP", "the place may mislead us"], "'FLYP' is none of ERM, WRM, DRM"),
-        (9, ["ERM", "WRM", "DRM", "ERM", "?"], "say why"),
+        (9, ["ERM", "WRM", "DRM", "?", "?"], "costs nothing; fill in the cell above and run it again"),
+        (9, ["ERM", "WRM", "DRM", "ERM", "?"], "say why: `because` has 1 word; write at least four"),
+        (9, ["ERM", "WRM", "DRM", "ERM", "because of place"], "has 3 words; write at least four"),
         (10, ["above", "?", "the place may mislead us"], "'?' is none of rises, falls"),
         (10, ["0.8", "falls", "the place may mislead us"], "'0.8' is none of above, below"),
     ],
@@ -1058,9 +1060,17 @@ def test_a_wrong_prediction_costs_points(capsys):
         return max(cells, key=lambda name: helpers.law(r, v, cells[name]))
 
     helpers.check_9(best_method, ["WRM", "ERM", "ERM", "WRM", "I have no idea at all"])
-    *sites, last = capsys.readouterr().out.splitlines()
+    head, *sites, last = capsys.readouterr().out.splitlines()
     assert last == "✓ exercise 9 (3 of 3 points)"
     assert [line[-13:] for line in sites] == [f"you said {m})" for m in ("WRM", "ERM", "ERM", "WRM")]
+    assert "± s.d." in head and "± its s.e." in head, "two kinds of ± are mixed without a word"
+    leads = [re.search("; (.+ - .+?) ", line)[1] for line in sites]
+    assert leads == ["ERM - DRM", "WRM - DRM", "DRM - ERM", "ERM - DRM"], "not the winner's lead"
+
+
+def test_a_prediction_in_other_letters_is_rejected():
+    said = ["erm", "WRM ", " Drm", "ERM", "four words or more"]
+    assert helpers._predicted(said, [("ERM", "WRM", "DRM")] * 4) == ["ERM", "WRM", "DRM", "ERM"]
 
 
 def test_descriptions_pass_that_leave_drm_as_good_as_erm(attempt, monkeypatch):
