@@ -295,7 +295,7 @@ OTHER_RIGHT = {  # written otherwise than the solutions
         import numpy as np
         lams = sorted(validation, reverse=True)
         accuracy = np.array([np.mean(validation[lam]) for lam in lams])
-        return lams[int(np.argmax(accuracy > accuracy.max() - 0.01))]""",
+        return lams[int(np.argmax(accuracy >= accuracy.max() - 0.01))]""",
         """
         lams = torch.tensor(list(validation))
         mean = torch.tensor([sum(a) / len(a) for a in validation.values()])
@@ -505,7 +505,7 @@ WRONG = [  # exercise, answer, what the message must say of it
         """
         p = beta * default_logits.softmax(1) + (1 - beta) * concept_logits.softmax(1)
         return p[:, present] / p[:, present].sum(1, keepdim=True)""",
-        "dropped after mixing",
+        "each head must sum to one before mixing, not only the mixture",
     ),
     (6, "return drm_min.mix(default_logits.softmax(1), concept_logits.softmax(1), beta)", "shape"),
     (
@@ -827,14 +827,13 @@ MORE_WRONG = {
         (normalized(low=0.3, high=0.7), "normalized: image"),
         (normalized(low=0.99, high=0.01), "the two percentiles are exchanged"),
         (normalized(low=0.01, high=1.0), "normalized: image"),
-        (normalized(k="1 / scale"), "u is right, but with k"),
-        (normalized(k="4.0"), "u is right, but with k"),
-        (normalized(k="2 * " + FITTED), "u is right, but with k"),
+        (normalized(k="1 / scale"), "u is right, but k = 0.0782 is far too small"),
+        (normalized(k="4.0"), "u is right, but k = 4 is far too small"),
+        (normalized(k="2 * " + FITTED), "u is right, but k = 25.8 is too large"),
         (normalized(k="100"), "normalized: "),
         (normalized(k=FITTED.replace("min(", "max(")), "normalized: "),
         (normalized(k=FITTED.replace("k * u", "k * A")), "normalized: "),
-        (normalized(clip=".clamp(min=0)"), "normalized: image"),
-        (normalized(clip=".clamp(-1, 1)"), "normalized: image"),
+        (normalized(clip=".clamp(-1, 1)"), "clipped at 1 only"),
         (
             normalized()
             .replace("(A - a) / (b - a)", "(A - A.mean(0)) / A.std(0)")
@@ -850,6 +849,22 @@ MORE_WRONG = {
             "one range for all classes",
         ),
         ("return (scale * A).softmax(1)", "this is the softmax of scale * A"),
+        (normalized(k=f"1.1 * {FITTED}"), "u is right, but k = 14.2 is too large: the log loss"),
+        (normalized(k=f"1.1 * {FITTED}"), "with k near 12.8"),
+        (normalized(k=f"scale * {FITTED}"), "is far too large"),
+        (normalized(k=FITTED.replace("min", "max")), "is far too large"),
+        (normalized(k=f"torch.linspace(0.5, 1.5, 8) * {FITTED}"), "each class has a k of its own"),
+        (normalized(clip=".clamp(min=0)"), "clipped at 0 only"),
+        (normalized(clip=".clamp(max=1)"), "clipped at 1 only"),
+        (
+            normalized().replace("(k * u).softmax(1)", "(k * u).log_softmax(1)"),
+            "normalized: these are logarithms",
+        ),
+        (normalized().replace("(k * u).softmax(1)", "k * u"), "this is k u"),
+        (
+            normalized().replace("== 'softmax'", "!= 'softmax'").replace('== "', '!= "'),
+            "softmax: this is the other",
+        ),
     ],
     6: [
         (mixed("(z * present).softmax(1)[:, present]"), "absent classes get the logit 0"),
@@ -868,6 +883,13 @@ MORE_WRONG = {
         (mixed("z[:, present].sigmoid()"), "p: image"),
         (mixed("z[:, present].log_softmax(1)", "(beta * a + (1 - beta) * b).exp()"), "p: image"),
         (mixed("z[:, present].softmax(0)"), "over the images"),
+        (
+            mixed(
+                "z.softmax(1)[:, present]",
+                "(lambda q: q / q.sum(1, keepdim=True))(beta * a + (1 - beta) * b)",
+            ),
+            "each head must sum to one before mixing",
+        ),
         (mixed(total="a"), "the default head alone"),
         (mixed(total="b"), "the concept head alone"),
         (mixed(total="(a + b) / 2"), "half and half"),
@@ -892,11 +914,19 @@ MORE_WRONG = {
     7: [
         ("return min(validation)", "it chooses"),
         ("return 'a'", "none of the lambdas"),
+        (chosen("str(max(mean))"), "it chooses 'inf', none of the lambdas, which are numbers"),
+        (chosen("max(lam for lam in mean if mean[lam] > best - 0.01)"), "0: 2.0 %, 1: 1.0 %, it chooses 0"),
+        (
+            chosen("max(lam for lam in mean if lam < best - 0.01) / 0"),
+            "; given accuracies (means of the seeds) 0",
+        ),
+        (chosen("[max(mean)]"), "return the number, not a list"),
+        (chosen("best").replace("return", "found ="), "Is there a `return`?"),
         ("return list(validation)[-1]", "it chooses"),
-        (chosen("mean"), "none of the lambdas"),
+        (chosen("mean"), "not a dict"),
         (chosen("best"), "none of the lambdas"),
         (chosen("list(mean).index(max(lam for lam in mean if mean[lam] >= best - 0.01))"), "it chooses"),
-        (chosen("[lam for lam in mean if mean[lam] >= best - 0.01]"), "none of the lambdas"),
+        (chosen("[lam for lam in mean if mean[lam] >= best - 0.01]"), "not a list"),
         (chosen("min(lam for lam in mean if mean[lam] >= best - 0.01)"), "is larger and within a point"),
         (chosen("max(lam for lam in mean if mean[lam] >= best - 0.1)"), "is the largest within a point"),
         (chosen("max(lam for lam in mean if mean[lam] >= best - 0.001)"), "and within a point"),
@@ -915,7 +945,7 @@ MORE_WRONG = {
         (chosen("max(lam for lam in mean if mean[lam] >= best - np.std(validation[lam]))"), "it chooses"),
         (chosen("max(lam for lam in mean if mean[lam] >= mean[min(mean)] - 0.01)"), "it chooses"),
         (chosen("min(mean, key=lambda lam: abs(mean[lam] - best + 0.01))"), "it chooses"),
-        ("return {0.1: 0.3}", "none of the lambdas"),
+        ("return {0.1: 0.3}", "return the number, not a dict"),
         ("return open('solutions.ipynb').read()", "reads a file or what was recorded"),
         (
             "return max(helpers.LAMBDAS.values(), key=lambda lam: helpers.ood_mean('drm-1').mean())",
