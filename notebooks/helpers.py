@@ -2643,9 +2643,13 @@ def check_1(head_of):
         tokens, owner = drm_min.tokenize(toy.tokenizer, texts)
         order = torch.randperm(len(owner), generator=_stream())
         tokens, owner = tokens[order], owner[order]
-        got = returned(head_of(toy.model, tokens.clone(), owner.clone()), C, toy.features.shape[1])
+        model = copy.deepcopy(toy.model)  # another one, so that an answer has to use its argument
+        with torch.no_grad():
+            weight = model.token_embedding.weight
+            weight += weight.std() * torch.randn(weight.shape, generator=_stream()) / 2
+        got = returned(head_of(model, tokens.clone(), owner.clone()), C, toy.features.shape[1])
 
-        raw = toy.model.encode_text(tokens)  # of any length
+        raw = model.encode_text(tokens)  # of any length
         unit = F.normalize(raw, dim=1)
         numbers_of = [(owner == c).nonzero()[:, 0] for c in range(C)]
         mean = torch.stack([unit[own].mean(0) for own in numbers_of])
@@ -2665,6 +2669,9 @@ def check_1(head_of):
                 unit.mean(0), dim=0
             ).expand(C, -1),
             "the rows are in the order in which classes come; row c is class c": right[owner_order],
+            "the texts are those of toy.model; use the argument, model": drm_min.build_head(
+                toy.model, drm_min.Texts(tokens, owner)
+            ),
         }
         cosines = (F.normalize(got.detach().double(), dim=1) * right.detach()).sum(1)
         worst = int(cosines.argmin())
@@ -2677,7 +2684,7 @@ def check_1(head_of):
             )
         explain([got], [right], {name: [wrong] for name, wrong in mistakes.items()}, otherwise, 1e-5)
         direction = torch.randn(right.shape, generator=_stream())
-        towers = {"the text encoder": toy.model.token_embedding.weight}
+        towers = {"the text encoder": model.token_embedding.weight}
         explain_gradient((got * direction).sum(), (right * direction).sum(), towers)
 
 
@@ -2687,7 +2694,11 @@ def check_2(dual_risk):
         toy, C, lams, ce = start(), world.C, (0.3, 3.0), F.cross_entropy
         heads = toy.default_head, toy.concept_head
         f, default_head, concept_head = _copies(toy.features[:64], *heads, gradient=True)
-        s, y, p_c = toy.scale, toy.labels[:64], (3 * torch.randn(64, C, generator=_stream())).softmax(1)
+        s, y, p_c = (
+            1.25 * toy.scale,
+            toy.labels[:64],
+            (3 * torch.randn(64, C, generator=_stream())).softmax(1),
+        )
         got = []
         for lam in lams:
             loss = dual_risk(f, default_head, concept_head, *_copies(s, y, p_c), lam)
@@ -2695,19 +2706,24 @@ def check_2(dual_risk):
 
         a, b = s * f @ default_head.T, s * f @ concept_head.T
         erm, wrm = ce(a, y), ce(b, p_c)
-        p, q = a.softmax(1), b.softmax(1)
+        p, q, kl = a.softmax(1), b.softmax(1), wrm - torch.special.entr(p_c).sum(1).mean()
         half = ((p + q) / 2).log()
         terms = {  # (x, z): the loss x + lambda z
             "this is R_s alone": (erm, 0 * wrm),
             "this is lambda R_w alone": (0 * erm, wrm),
             "the sign is wrong: a loss is minus a log": (-erm, -wrm),
+            "the sign of R_w is wrong: R_w is minus a log, and is added": (erm, -wrm),
+            "the sign of R_s is wrong: R_s is minus a log": (-erm, wrm),
+            "divided by 2; the loss is the plain sum": (erm / 2, wrm / 2),
             "the scale is missing: logits are scale * cosine": (ce(a / s, y), ce(b / s, p_c)),
             "the scale is missing in R_s": (ce(a / s, y), wrm),
             "the scale is missing in R_w": (erm, ce(b / s, p_c)),
+            "the scale is that of toy; use the argument, scale": (ce(a / 1.25, y), ce(b / 1.25, p_c)),
             "divided by the scale: logits are scale * cosine": (ce(a / s**2, y), ce(b / s**2, p_c)),
             "divided by the scale in R_s": (ce(a / s**2, y), wrm),
             "divided by the scale in R_w": (erm, ce(b / s**2, p_c)),
-            "R_w is a KL divergence, not a cross-entropy": (erm, wrm - torch.special.entr(p_c).sum(1).mean()),
+            "R_w is a KL divergence, not a cross-entropy": (erm, kl),
+            "R_w is a KL divergence, and a mean over the classes too": (erm, kl / C),
             "R_w has its arguments exchanged: p_c weighs log q_concept": (erm, ce(p_c.log(), q)),
             "p_c is the target of both terms; that of R_s is the label": (ce(a, p_c), wrm),
             "the labels are the target of both terms, a second ERM; R_w has p_c": (erm, ce(b, y)),
@@ -2726,6 +2742,8 @@ def check_2(dual_risk):
             "a softmax is taken twice in R_s: cross_entropy takes logits": (ce(p, y), wrm),
             "a softmax is taken twice in R_w: cross_entropy takes logits": (erm, ce(q, p_c)),
             "the log is missing": (-p[range(64), y].mean(), -(p_c * q).sum(1).mean()),
+            "the log is missing in R_s: nll_loss takes log-probabilities": (-p[range(64), y].mean(), wrm),
+            "the log is missing in R_w": (erm, -(p_c * q).sum(1).mean()),
         }
         mistakes = {name: [x + lam * z for lam in lams] for name, (x, z) in terms.items()}
         weights = {  # the weights of R_s and R_w
@@ -2784,7 +2802,11 @@ def check_3(contrastive):
         def twice(L, dim):
             return L.softmax(dim).log_softmax(dim)
 
-        parts = losses(by_row, by_column)
+        def hard(dim):
+            return lambda T: F.one_hot(T.argmax(dim), T.shape[dim]).float().movedim(-1, dim)
+
+        parts, entr = losses(by_row, by_column), torch.special.entr
+        entropies = [(entr(by_row(T)).sum() / 4, entr(by_column(T)).sum() / 3) for T in targets]
         mistakes = {
             "only the rows count; add the columns, each text among the images": half(parts, 1, 0),
             "only the columns count; add the rows, each image among the texts": half(parts, 0, 1),
@@ -2805,14 +2827,28 @@ def check_3(contrastive):
                 losses(by_row, by_column, mean=(12, 12))
             ),
             "a softmax is taken twice: cross_entropy takes logits": half(losses(by_row, by_column, twice)),
+            "both halves are divided by B; that of the columns by K": half(
+                losses(by_row, by_column, mean=(4, 4))
+            ),
+            "the targets are made hard; they are distributions": half(losses(hard(1), hard(0))),
+            "the targets are a softmax of T; divide T by its sums": half(
+                losses(lambda T: T.softmax(1), lambda T: T.softmax(0))
+            ),
+            "the targets have L2 norm one; rows and columns must sum to one": half(
+                losses(lambda T: F.normalize(T, dim=1), lambda T: F.normalize(T, dim=0))
+            ),
+            "both halves have a softmax along the rows; that of the columns runs along them": half(
+                losses(by_row, by_column, lambda L, dim: L.log_softmax(1))
+            ),
+            "these are KL divergences, not cross-entropies": [
+                (rows - a + columns - b) / 2 for (rows, columns), (a, b) in zip(parts, entropies)
+            ],
         }
         right = half(parts)
         i = next((i for i in range(3) if not close(got[i], right[i])), 0)
         rows, columns = parts[i]
-        otherwise = (
-            f"try {i + 1} of 3 gives {got[i]:.4f}, but rows and columns have {rows:.4f} and {columns:.4f},"
-        )
-        otherwise += f" their mean is {right[i]:.4f}"
+        otherwise = f"on batch {i + 1} of 3 (B = 4, K = 3) it is {got[i]:.4f}, but rows and columns have"
+        otherwise += f" {rows:.4f} and {columns:.4f}, their mean is {right[i]:.4f}"
         explain(got, right, mistakes, otherwise)
         for own, value, answer in zip(leaves, right, got):
             explain_gradient(answer, value, {"the logits": own})
@@ -2891,7 +2927,7 @@ def _explain_bounds(found, lams):
         otherwise = (
             "are too few; q can pay" if got[i] < price[name][i] else "hold, but q never pays more than"
         )
-        otherwise = f"for lambda {lams[i]} {got[i]:.3f} nats {otherwise} {price[name][i]:.3f}"
+        otherwise = f"at lambda = {lams[i]}, {got[i]:.3f} nats {otherwise} {price[name][i]:.3f}"
         mistakes = {f"the bound above {name}: {what}": [of] for what, of in mistakes.items()}
         explain([torch.tensor(got)], [right], mistakes, f"the bound above {name}: {otherwise}")
 
@@ -3219,7 +3255,8 @@ def check_8(broken_descriptions):
         shown = f"1. the concept head is right on {100 * accuracy:.1f} % of `place random`, not at most 10 %."
         assert accuracy <= 0.1, f"{shown} {why}"
         drm, erm = short_run(texts, lam=1.0), short_erm()
-        assert drm <= erm - 0.02, f"2. DRM has {100 * drm:.1f} %, ERM {100 * erm:.1f} %: not two points worse"
+        shown = f"2. DRM has {100 * drm:.1f} %, ERM {100 * erm:.1f} %: not two points worse."
+        assert drm <= erm - 0.02, f"{shown} The head is wrong, but not sure; what would make it sure?"
         print(
             f"`place random`: zero-shot {100 * accuracy:.0f} %, DRM {100 * drm:.0f} %, ERM {100 * erm:.0f} %"
         )
@@ -3349,8 +3386,11 @@ def check_10(break_even, prediction):
             if min(abs(r), abs(r - 1)) > 0.02:  # nothing hangs on rounding
                 tries.append((v, erm, drm))
 
+        no_r = "where no r in 0 to 1 makes them equal, None is asked for"
+
         def meet(v, erm, drm):
             r = _plain(break_even(v, list(erm), list(drm)))
+            assert not isinstance(r, float) or math.isfinite(r), f"{no_r}: return None, not {r}"
             return r if r is None else float(returned(r))
 
         got = [meet(*of) for of in tries]
@@ -3371,12 +3411,14 @@ def check_10(break_even, prediction):
             at_0, at_1 = (law(r, v, a) - law(r, v, b) for r in (0, 1))
             return at_0 / (at_1 - at_0)
 
-        no_r = "where no r in 0 to 1 makes them equal, None is asked for"
         sign = "the sign is wrong; put your r into both lines"
         mistakes = {
             f"{no_r}, not an r beyond": _equal_at,
             f"{no_r}, not 0 or 1": lambda *of: min(max(_equal_at(*of), 0), 1),
             "this is None even where there is such an r": lambda *of: None,
+            "this is r in percent; r is a share, 0 to 1": lambda *of: (
+                inside(_equal_at(*of)) and 100 * _equal_at(*of)
+            ),
             "this is 1 - r": lambda *of: inside(1 - _equal_at(*of)),
             "this is rho, not r": lambda *of: inside(_equal_at(*of)) and (8 * _equal_at(*of) - 1) / 7,
             "v and 1 - v are exchanged": lambda v, a, b: inside(_equal_at(1 - v, a, b)),
@@ -3406,7 +3448,12 @@ def check_10(break_even, prediction):
         for v in (0.8, 0.5, 0.2, 0.0):
             lead = law(1, v, cells[0]) - law(1, v, cells[1])
             print(f"v = {v:g}: equal at r = {meet(v, *cells):.2f}; at r = 1 ERM - DRM is {lead:+.1f} points")
-        print(f"you said: ERM is best {said[0]} it, and it {said[1]} where fewer objects are visible")
+        side, way = (
+            "above" if lead > 0 else "below",
+            "falls" if meet(0.2, *cells) < meet(0.8, *cells) else "rises",
+        )
+        shown = f"ERM is best {side} it, and it {way} where fewer objects are visible"
+        print(f"{shown} (you said {' and '.join(said)})")
         for domain, r, v in (("place random", 0.125, 0.8), ("object hidden", 0.825, 0.2)):
             lead = mean_se(recorded("erm", domain) - recorded("drm-1", domain))
             print(f"measured in `{domain}`, r = {r}, v = {v}: ERM - DRM {lead} points (± s.e.)")

@@ -475,7 +475,7 @@ WRONG = [  # exercise, answer, what the message must say of it
         "logarithms are mixed",
     ),
     (4, "return (p_s + lam * p_c) / (1 + lam), math.log(1 + lam), math.log(1 + 1 / lam)", "exchanged"),
-    (4, "return (p_s + lam * p_c) / (1 + lam), 0.1, 0.1", "are too few"),
+    (4, "return (p_s + lam * p_c) / (1 + lam), 0.1, 0.1", "at lambda = 0.3, 0.100 nats are too few"),
     (4, "return (p_s + lam * p_c) / (1 + lam), 5, 5", "never pays more"),
     (4, "return p_s + lam * p_c, math.log(1 + 1 / lam), math.log(1 + lam)", "do not sum to one"),
     (5, normalized(low=0.0, high=1.0), "minimum and maximum"),
@@ -664,6 +664,7 @@ MORE_WRONG = {
         (head("model.encode_text(tokens)[owner == c].mean(0)"), "unit vectors before the mean"),
         (head("e[owner == c].mean(0)", "[row for row in {}][0]"), "the shape (64,)"),
         (head("e[owner == c].prod(0)"), "has the cosine"),
+        (head("encode_text(toy.model, tokens)[owner == c].mean(0)"), "those of toy.model; use the argument"),
     ],
     2: [
         (loss(total="erm + wrm"), "lambda is forgotten"),
@@ -675,7 +676,11 @@ MORE_WRONG = {
         (loss(total="erm"), "this is R_s alone"),
         (loss(wrm="F.cross_entropy(b, p_c.round())"), "but R_s + 0.3 R_w is"),
         (loss(total="lam * wrm"), "this is lambda R_w alone"),
-        (loss(total="erm - lam * wrm"), "but R_s + 0.3 R_w is"),
+        (loss(total="erm - lam * wrm"), "the sign of R_w is wrong"),
+        (loss(total="lam * wrm - erm"), "the sign of R_s is wrong"),
+        (loss(total="(erm + lam * wrm) / 2"), "divided by 2"),
+        (loss(erm="F.nll_loss(a.softmax(1), labels)"), "the log is missing in R_s"),
+        (loss(a="toy.scale * f @ default_head.T", b="toy.scale * f @ concept_head.T"), "that of toy"),
         (loss(total="erm + lam ** 2 * wrm"), "but R_s + 0.3 R_w is"),
         (loss(total="erm * lam * wrm"), "but R_s + 0.3 R_w is"),
         (loss(total="64 * (erm + lam * wrm)"), "summed over the batch"),
@@ -687,7 +692,7 @@ MORE_WRONG = {
         (loss(b="f @ concept_head.T / scale"), "divided by the scale in R_w"),
         (loss(a="scale ** 2 * f @ default_head.T"), "but R_s + 0.3 R_w is"),
         (loss(wrm="F.kl_div(b.log_softmax(1), p_c, reduction='batchmean')"), "a KL divergence"),
-        (loss(wrm="F.kl_div(b.log_softmax(1), p_c)"), "but R_s + 0.3 R_w is"),
+        (loss(wrm="F.kl_div(b.log_softmax(1), p_c)"), "a KL divergence, and a mean over the classes"),
         (loss(erm="F.cross_entropy(a, p_c)"), "p_c is the target of both terms"),
         (loss(wrm="F.cross_entropy(b, labels)"), "the labels are the target of both"),
         (loss(erm="F.cross_entropy(a, p_c)", wrm="F.cross_entropy(b, labels)"), "the targets are exchanged"),
@@ -697,7 +702,7 @@ MORE_WRONG = {
         (loss(total="(erm + lam * wrm) / 8"), "a mean over the classes too"),
         (loss(wrm="F.cross_entropy(b.softmax(1), p_c)"), "a softmax is taken twice in R_w"),
         (loss(wrm="-(b.softmax(1) * p_c.log()).sum(1).mean()"), "R_w has its arguments exchanged"),
-        (loss(wrm="-(p_c * b.softmax(1)).sum(1).mean()"), "but R_s + 0.3 R_w is"),
+        (loss(wrm="-(p_c * b.softmax(1)).sum(1).mean()"), "the log is missing in R_w"),
         (loss(wrm="F.mse_loss(b.softmax(1), p_c)"), "but R_s + 0.3 R_w is"),
         (
             loss(total="F.nll_loss(((a.softmax(1) + lam * b.softmax(1)) / (1 + lam)).log(), labels)"),
@@ -722,17 +727,36 @@ MORE_WRONG = {
         (contrastive(total="rows + columns"), "the two halves are added"),
         (contrastive(total="(4 * rows + 3 * columns) / 7"), "have the weights B and K"),
         (contrastive(total="-(rows + columns) / 2"), "the sign is wrong"),
-        (contrastive(total="rows * columns"), "of 3 gives"),
-        (contrastive(total="torch.maximum(rows, columns)"), "of 3 gives"),
-        (contrastive(total="rows / 2 - columns / 2"), "of 3 gives"),
+        (contrastive(total="rows * columns"), "of 3 (B = 4, K = 3) it is"),
+        (contrastive(total="torch.maximum(rows, columns)"), "of 3 (B = 4, K = 3) it is"),
+        (contrastive(total="rows / 2 - columns / 2"), "of 3 (B = 4, K = 3) it is"),
         (contrastive(R="targets", K="targets"), "the targets are not normalised"),
         (contrastive(K="targets"), "of the columns are not normalised"),
         (contrastive(R="targets"), "of the rows are not normalised"),
         (contrastive(R="targets / targets.sum(0)"), "the rows are normalised along the columns"),
         (contrastive(R="targets / targets.sum(0)", K="targets / targets.sum(1, keepdim=True)"), "exchanged"),
         (contrastive(R="targets / targets.sum()", K="targets / targets.sum()"), "divided by its sum"),
-        (contrastive(R="targets.softmax(1)", K="targets.softmax(0)"), "of 3 gives"),
-        (contrastive(R="targets / targets.amax(1, keepdim=True)"), "of 3 gives"),
+        (contrastive(R="targets.softmax(1)", K="targets.softmax(0)"), "are a softmax of T"),
+        (contrastive(R="F.normalize(targets, dim=1)", K="F.normalize(targets, dim=0)"), "have L2 norm one"),
+        (
+            contrastive(
+                rows="F.cross_entropy(logits, R.argmax(1))", columns="F.cross_entropy(logits.T, K.argmax(0))"
+            ),
+            "made hard",
+        ),
+        (
+            contrastive(columns="-(K * logits.log_softmax(0)).sum() / len(logits)"),
+            "both halves are divided by B",
+        ),
+        (contrastive(columns="-(K * logits.log_softmax(1)).sum() / K.shape[1]"), "a softmax along the rows"),
+        (
+            contrastive(
+                rows="F.kl_div(logits.log_softmax(1), R, reduction='batchmean')",
+                columns="F.kl_div(logits.T.log_softmax(1), K.T, reduction='batchmean')",
+            ),
+            "KL divergences",
+        ),
+        (contrastive(R="targets / targets.amax(1, keepdim=True)"), "of 3 (B = 4, K = 3) it is"),
         (
             contrastive(
                 rows="F.cross_entropy(logits, R, reduction='sum')",
@@ -753,11 +777,11 @@ MORE_WRONG = {
             ),
             "a softmax is taken twice",
         ),
-        (contrastive(rows="F.cross_entropy(logits, R.argmax(1))"), "of 3 gives"),
-        (contrastive(columns="F.cross_entropy(logits, K)"), "of 3 gives"),
+        (contrastive(rows="F.cross_entropy(logits, R.argmax(1))"), "of 3 (B = 4, K = 3) it is"),
+        (contrastive(columns="F.cross_entropy(logits, K)"), "of 3 (B = 4, K = 3) it is"),
         (
             contrastive(rows="F.binary_cross_entropy_with_logits(logits, R)"),
-            "of 3 gives",
+            "of 3 (B = 4, K = 3) it is",
         ),
         (contrastive(total="((rows + columns) / 2).detach()"), "no gradient"),
         (contrastive(total="(rows.detach() + columns) / 2"), "not its gradient for the logits"),
@@ -1050,7 +1074,8 @@ MORE_WRONG = {
         (meeting(at_0="v * d[1] + d[3]", at_1="v * d[0] + d[2]"), "for v ="),
         (meeting(out="[0, r]"), "has the shape (2,)"),
         (meeting(out="'never'"), "is a str; asked for is one number"),
-        (meeting(out="math.nan if r < 0 else r"), "holds nan"),
+        (meeting(out="math.nan if r < 0 else r"), "return None, not nan"),
+        (meeting(out="100 * r if 0 <= r <= 1 else None"), "r is a share, 0 to 1"),
         (meeting(r="at_0 / (at_0 - at_1)"), "the lines are parallel: None is asked for"),
         (meeting(r=NO_CRASH, out="(r if 0 <= r <= 1 else None) or None"), "meet at r = 0"),
         (meeting(r=NO_CRASH, out="r if 0 < r < 1 else None"), "meet at r = 0"),
@@ -1108,6 +1133,7 @@ def test_descriptions_pass_that_leave_drm_as_good_as_erm(attempt, monkeypatch):
     objects = list(helpers.start().core)
     wrong = f"return dict(zip(toy.core, (toy.core[name] for name in {objects[3:] + objects[:3]})))"
     assert ": 2. DRM has" in (said := attempt(8, wrong)) and "not two points worse" in said
+    assert "what would make it sure?" in said
 
 
 def test_a_prediction_is_given_away_in_the_exercises():
