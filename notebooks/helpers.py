@@ -3473,7 +3473,9 @@ def _check_ends(meet):
             assert r is None, f"{given} the lines are parallel: None is asked for, and this is {r}"
         else:
             is_right = isinstance(r, float) and abs(r - end) <= 2e-3
-            assert is_right, f"{given} the lines meet at r = {end}, and 0 and 1 both count; this is {r}"
+            assert is_right, (
+                f"{given} the lines meet at r = {end}, and 0 and 1 count, up to rounding; this is {r}"
+            )
 
 
 def _equal_at(v, a, b):

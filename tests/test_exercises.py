@@ -1077,8 +1077,8 @@ MORE_WRONG = {
         (meeting(out="math.nan if r < 0 else r"), "return None, not nan"),
         (meeting(out="100 * r if 0 <= r <= 1 else None"), "r is a share, 0 to 1"),
         (meeting(r="at_0 / (at_0 - at_1)"), "the lines are parallel: None is asked for"),
-        (meeting(r=NO_CRASH, out="(r if 0 <= r <= 1 else None) or None"), "meet at r = 0"),
-        (meeting(r=NO_CRASH, out="r if 0 < r < 1 else None"), "meet at r = 0"),
+        (meeting(r=NO_CRASH, out="(r if 0 <= r <= 1 else None) or None"), "meet at r = 0, and 0 and 1 count"),
+        (meeting(r=NO_CRASH, out="r if 0 < r < 1 else None"), "meet at r = 0, and 0 and 1 count"),
         (meeting(r=NO_CRASH, out="r if 0 <= r < 1 else None"), "meet at r = 1"),
     ],
 }
