@@ -2522,7 +2522,7 @@ def _fault(e):
         where = f" in {own[-1].name}, line {own[-1].lineno} of its cell"
         if own[-1].line:
             where += f" ({own[-1].line})"
-    return f"{type(e).__name__}{where}: {e}"
+    return f"{type(e).__name__}{where}: {e}{getattr(e, 'given', '')}"
 
 
 def total():
@@ -2643,9 +2643,13 @@ def check_1(head_of):
         tokens, owner = drm_min.tokenize(toy.tokenizer, texts)
         order = torch.randperm(len(owner), generator=_stream())
         tokens, owner = tokens[order], owner[order]
-        got = returned(head_of(toy.model, tokens.clone(), owner.clone()), C, toy.features.shape[1])
+        model = copy.deepcopy(toy.model)  # another one, so that an answer has to use its argument
+        with torch.no_grad():
+            weight = model.token_embedding.weight
+            weight += weight.std() * torch.randn(weight.shape, generator=_stream()) / 2
+        got = returned(head_of(model, tokens.clone(), owner.clone()), C, toy.features.shape[1])
 
-        raw = toy.model.encode_text(tokens)  # of any length
+        raw = model.encode_text(tokens)  # of any length
         unit = F.normalize(raw, dim=1)
         numbers_of = [(owner == c).nonzero()[:, 0] for c in range(C)]
         mean = torch.stack([unit[own].mean(0) for own in numbers_of])
@@ -2665,6 +2669,9 @@ def check_1(head_of):
                 unit.mean(0), dim=0
             ).expand(C, -1),
             "the rows are in the order in which classes come; row c is class c": right[owner_order],
+            "the texts are those of toy.model; use the argument, model": drm_min.build_head(
+                toy.model, drm_min.Texts(tokens, owner)
+            ),
         }
         cosines = (F.normalize(got.detach().double(), dim=1) * right.detach()).sum(1)
         worst = int(cosines.argmin())
@@ -2677,7 +2684,7 @@ def check_1(head_of):
             )
         explain([got], [right], {name: [wrong] for name, wrong in mistakes.items()}, otherwise, 1e-5)
         direction = torch.randn(right.shape, generator=_stream())
-        towers = {"the text encoder": toy.model.token_embedding.weight}
+        towers = {"the text encoder": model.token_embedding.weight}
         explain_gradient((got * direction).sum(), (right * direction).sum(), towers)
 
 
@@ -2687,7 +2694,11 @@ def check_2(dual_risk):
         toy, C, lams, ce = start(), world.C, (0.3, 3.0), F.cross_entropy
         heads = toy.default_head, toy.concept_head
         f, default_head, concept_head = _copies(toy.features[:64], *heads, gradient=True)
-        s, y, p_c = toy.scale, toy.labels[:64], (3 * torch.randn(64, C, generator=_stream())).softmax(1)
+        s, y, p_c = (
+            1.25 * toy.scale,
+            toy.labels[:64],
+            (3 * torch.randn(64, C, generator=_stream())).softmax(1),
+        )
         got = []
         for lam in lams:
             loss = dual_risk(f, default_head, concept_head, *_copies(s, y, p_c), lam)
@@ -2695,19 +2706,24 @@ def check_2(dual_risk):
 
         a, b = s * f @ default_head.T, s * f @ concept_head.T
         erm, wrm = ce(a, y), ce(b, p_c)
-        p, q = a.softmax(1), b.softmax(1)
+        p, q, kl = a.softmax(1), b.softmax(1), wrm - torch.special.entr(p_c).sum(1).mean()
         half = ((p + q) / 2).log()
         terms = {  # (x, z): the loss x + lambda z
             "this is R_s alone": (erm, 0 * wrm),
             "this is lambda R_w alone": (0 * erm, wrm),
             "the sign is wrong: a loss is minus a log": (-erm, -wrm),
+            "the sign of R_w is wrong: R_w is minus a log, and is added": (erm, -wrm),
+            "the sign of R_s is wrong: R_s is minus a log": (-erm, wrm),
+            "divided by 2; the loss is the plain sum": (erm / 2, wrm / 2),
             "the scale is missing: logits are scale * cosine": (ce(a / s, y), ce(b / s, p_c)),
             "the scale is missing in R_s": (ce(a / s, y), wrm),
             "the scale is missing in R_w": (erm, ce(b / s, p_c)),
+            "the scale is that of toy; use the argument, scale": (ce(a / 1.25, y), ce(b / 1.25, p_c)),
             "divided by the scale: logits are scale * cosine": (ce(a / s**2, y), ce(b / s**2, p_c)),
             "divided by the scale in R_s": (ce(a / s**2, y), wrm),
             "divided by the scale in R_w": (erm, ce(b / s**2, p_c)),
-            "R_w is a KL divergence, not a cross-entropy": (erm, wrm - torch.special.entr(p_c).sum(1).mean()),
+            "R_w is a KL divergence, not a cross-entropy": (erm, kl),
+            "R_w is a KL divergence, and a mean over the classes too": (erm, kl / C),
             "R_w has its arguments exchanged: p_c weighs log q_concept": (erm, ce(p_c.log(), q)),
             "p_c is the target of both terms; that of R_s is the label": (ce(a, p_c), wrm),
             "the labels are the target of both terms, a second ERM; R_w has p_c": (erm, ce(b, y)),
@@ -2726,6 +2742,8 @@ def check_2(dual_risk):
             "a softmax is taken twice in R_s: cross_entropy takes logits": (ce(p, y), wrm),
             "a softmax is taken twice in R_w: cross_entropy takes logits": (erm, ce(q, p_c)),
             "the log is missing": (-p[range(64), y].mean(), -(p_c * q).sum(1).mean()),
+            "the log is missing in R_s: nll_loss takes log-probabilities": (-p[range(64), y].mean(), wrm),
+            "the log is missing in R_w": (erm, -(p_c * q).sum(1).mean()),
         }
         mistakes = {name: [x + lam * z for lam in lams] for name, (x, z) in terms.items()}
         weights = {  # the weights of R_s and R_w
@@ -2784,7 +2802,11 @@ def check_3(contrastive):
         def twice(L, dim):
             return L.softmax(dim).log_softmax(dim)
 
-        parts = losses(by_row, by_column)
+        def hard(dim):
+            return lambda T: F.one_hot(T.argmax(dim), T.shape[dim]).float().movedim(-1, dim)
+
+        parts, entr = losses(by_row, by_column), torch.special.entr
+        entropies = [(entr(by_row(T)).sum() / 4, entr(by_column(T)).sum() / 3) for T in targets]
         mistakes = {
             "only the rows count; add the columns, each text among the images": half(parts, 1, 0),
             "only the columns count; add the rows, each image among the texts": half(parts, 0, 1),
@@ -2805,14 +2827,28 @@ def check_3(contrastive):
                 losses(by_row, by_column, mean=(12, 12))
             ),
             "a softmax is taken twice: cross_entropy takes logits": half(losses(by_row, by_column, twice)),
+            "both halves are divided by B; that of the columns by K": half(
+                losses(by_row, by_column, mean=(4, 4))
+            ),
+            "the targets are made hard; they are distributions": half(losses(hard(1), hard(0))),
+            "the targets are a softmax of T; divide T by its sums": half(
+                losses(lambda T: T.softmax(1), lambda T: T.softmax(0))
+            ),
+            "the targets have L2 norm one; rows and columns must sum to one": half(
+                losses(lambda T: F.normalize(T, dim=1), lambda T: F.normalize(T, dim=0))
+            ),
+            "both halves have a softmax along the rows; that of the columns runs along them": half(
+                losses(by_row, by_column, lambda L, dim: L.log_softmax(1))
+            ),
+            "these are KL divergences, not cross-entropies": [
+                (rows - a + columns - b) / 2 for (rows, columns), (a, b) in zip(parts, entropies)
+            ],
         }
         right = half(parts)
         i = next((i for i in range(3) if not close(got[i], right[i])), 0)
         rows, columns = parts[i]
-        otherwise = (
-            f"try {i + 1} of 3 gives {got[i]:.4f}, but rows and columns have {rows:.4f} and {columns:.4f},"
-        )
-        otherwise += f" their mean is {right[i]:.4f}"
+        otherwise = f"on batch {i + 1} of 3 (B = 4, K = 3) it is {got[i]:.4f}, but rows and columns have"
+        otherwise += f" {rows:.4f} and {columns:.4f}, their mean is {right[i]:.4f}"
         explain(got, right, mistakes, otherwise)
         for own, value, answer in zip(leaves, right, got):
             explain_gradient(answer, value, {"the logits": own})
@@ -2891,7 +2927,7 @@ def _explain_bounds(found, lams):
         otherwise = (
             "are too few; q can pay" if got[i] < price[name][i] else "hold, but q never pays more than"
         )
-        otherwise = f"for lambda {lams[i]} {got[i]:.3f} nats {otherwise} {price[name][i]:.3f}"
+        otherwise = f"at lambda = {lams[i]}, {got[i]:.3f} nats {otherwise} {price[name][i]:.3f}"
         mistakes = {f"the bound above {name}: {what}": [of] for what, of in mistakes.items()}
         explain([torch.tensor(got)], [right], mistakes, f"the bound above {name}: {otherwise}")
 
@@ -2919,6 +2955,25 @@ def check_5(estimate):
             return F.one_hot(x.argmax(1), C).float()
 
         soft, normalized = asked("softmax"), asked("normalized")
+
+        def mapped(low=0.01, high=0.99, dim=0, clip=(0, 1)):
+            """-> A brought to 0 to 1 between two quantiles, for each of the data."""
+            found = []
+            for A, _, _ in data:
+                a, b = (A.quantile(level, dim=dim, keepdim=True) for level in (low, high))
+                u = (A - a) / (b - a)
+                found.append(u.clamp(*clip))
+            return found
+
+        def fitted(us, answers=normalized, softmax=torch.softmax):
+            """-> softmax(k u), k with the smallest log loss or up to 6 % off, nearest to the answer."""
+            found = []
+            for p, u, (_, y, _) in zip(answers, us, data):
+                k = _fitted_scale(u, y)
+                near = [softmax(k * factor * u, 1) for factor in torch.linspace(0.94, 1.06, 25)]
+                found.append(min(near, key=lambda q: (p - q).abs().max()))
+            return found
+
         right = each(lambda A, y, s: (s * A).softmax(1))
         labels = each(lambda A, y, s: F.one_hot(y, C).float())
         mistakes = {
@@ -2929,26 +2984,9 @@ def check_5(estimate):
             "softmax: these are logits, scale * A": each(lambda A, y, s: s * A),
             "softmax: the most probable class gets all": each(lambda A, y, s: only_best(A)),
             "softmax: these are the labels": labels,
+            "softmax: this is the other estimator, normalized": fitted(mapped(), soft),
         }
         explain(soft, right, mistakes, _where_off("softmax", soft, right), 1e-3)
-
-        def mapped(low=0.01, high=0.99, dim=0, clip=True):
-            """-> A brought to 0 to 1 between two quantiles, for each of the data."""
-            found = []
-            for A, _, _ in data:
-                a, b = (A.quantile(level, dim=dim, keepdim=True) for level in (low, high))
-                u = (A - a) / (b - a)
-                found.append(u.clamp(0, 1) if clip else u)
-            return found
-
-        def fitted(us):
-            """-> softmax(k u), k with the smallest log loss or up to 6 % off, nearest to the answer."""
-            found = []
-            for p, u, (_, y, _) in zip(normalized, us, data):
-                k = _fitted_scale(u, y)
-                near = [(k * factor * u).softmax(1) for factor in torch.linspace(0.94, 1.06, 25)]
-                found.append(min(near, key=lambda q: (p - q).abs().max()))
-            return found
 
         u = mapped()
         right = fitted(u)
@@ -2958,7 +2996,11 @@ def check_5(estimate):
             "u is divided by its sum; a softmax of k u is asked for": [x / x.sum(1, keepdim=True) for x in u],
             "this is u; the softmax is missing": u,
             "the most probable class gets all": [only_best(x) for x in u],
-            "not clipped; below a_y it is 0, above b_y it is 1": fitted(mapped(clip=False)),
+            "not clipped; below a_y it is 0, above b_y it is 1": fitted(mapped(clip=(-math.inf, math.inf))),
+            "clipped at 0 only; above b_y u is 1": fitted(mapped(clip=(0, math.inf))),
+            "clipped at 1 only; below a_y u is 0": fitted(mapped(clip=(-math.inf, 1))),
+            "these are logarithms": fitted(u, softmax=torch.log_softmax),
+            "this is k u; the softmax is missing": fitted(u, softmax=lambda x, dim: x),
             "these are minimum and maximum, not percentiles": fitted(mapped(0.0, 1.0)),
             "one range for all classes; each class has its own": fitted(mapped(dim=None)),
             "each image has a range of its own; map each class over the images": fitted(mapped(dim=1)),
@@ -2975,12 +3017,15 @@ def check_5(estimate):
             mistakes[name] = fitted(mapped(percent / 100, 1 - percent / 100))
         otherwise = _where_off("normalized", normalized, right)
         i = int(close(normalized[:1], right[:1], 0.01))
-        x, z = (table[i] - table[i].mean(1, keepdim=True) for table in (u, [p.log() for p in normalized]))
-        k = (x * z).sum() / x.square().sum()
+        k, fit = _scales_of(normalized[i], u[i]), _fitted_scale(u[i], data[i][1])
         if close(normalized[i], (k * u[i]).softmax(1), 0.01):
             loss, least = (F.nll_loss(p[i].log(), data[i][1]) for p in (normalized, right))
-            otherwise = f"normalized: u is right, but with k = {k:.2f} the log loss is {loss:.3f} nats,"
-            otherwise += f" and {least:.3f} is possible"
+            otherwise = "normalized: u is right, but each class has a k of its own; one k serves all"
+            if k.std() < 0.01 * k.mean().abs():
+                ratio = float(k.mean() / fit)
+                way = "far " * (not 1 / 3 < ratio < 3) + ("too large" if ratio > 1 else "too small")
+                otherwise = f"normalized: u is right, but k = {ratio * fit:.3g} is {way}:"
+                otherwise += f" the log loss is {loss:.3f} nats, and with k near {fit:.3g} it is {least:.3f}"
         mistakes = {f"normalized: {name}": wrong for name, wrong in mistakes.items()}
         explain(normalized, right, mistakes, otherwise, 0.01)
 
@@ -2998,13 +3043,24 @@ def _fitted_scale(u, labels):
     return k
 
 
+def _scales_of(p, u):
+    """-> k (C,) with which p (N, C) is softmax(k u), by least squares on the logarithms that are not lost."""
+    top = p.argmax(1, keepdim=True)
+    terms, logs = torch.diag_embed(u), p.log()  # (N, C, C): the logit of class c is terms[:, c] @ k
+    terms = terms - terms.gather(1, top[..., None].expand(-1, 1, u.shape[1]))
+    seen = p > 1e-30
+    logs = (logs - logs.gather(1, top))[seen]
+    return torch.linalg.lstsq(terms[seen].double(), logs[:, None].double()).solution[:, 0]
+
+
 def _where_off(name, got, right):
     """Where answers, lists of tensors (N, C), differ most from what is right, in numbers."""
     i = next((i for i in range(len(got)) if not close(got[i], right[i], 0.01)), 0)
     n, c = divmod(int((got[i] - right[i]).abs().argmax()), right[i].shape[1])
     sums = got[i].sum(1)
     text = f"{name}: image {n} gets {got[i][n, c]:.3f} in column {c}, where {right[i][n, c]:.3f} is right"
-    return f"{text}; rows sum to {sums.min():.2f} to {sums.max():.2f}"
+    off = not close(sums, torch.ones_like(sums), 0.005)
+    return text + f"; rows sum to {sums.min():.2f} to {sums.max():.2f}" * off
 
 
 def check_6(predict_present):
@@ -3044,9 +3100,10 @@ def check_6(predict_present):
             return p[:, on] / p[:, on].sum(1, keepdim=True)
 
         zero = "absent classes get the logit 0, and with it e^0 = 1; drop their columns"
+        each_head = "each head must sum to one before mixing, not only the mixture"
         mistakes = {
             "columns are dropped after the softmax: rows do not sum to one": mixed(all_classes, drop),
-            "columns are dropped after mixing; drop them before either softmax": mixed(all_classes, to_one),
+            f"{each_head}: drop the columns before either softmax": mixed(all_classes, to_one),
             zero: mixed(zeroed, drop),
             zero + ", before mixing and before the softmax": mixed(zeroed, to_one),
             zero + ", before the softmax": mixed(lambda z, on: to_one(zeroed(z, on), on)),
@@ -3083,6 +3140,7 @@ def _made_up_validation():
     yield {0.0: [0.90], 0.5: [0.895], 2.0: [0.85], 5.0: [0.892], math.inf: [0.60]}  # falls, and rises again
     yield {1.0: [0.80, 0.99, 0.76], 0.0: [0.90, 0.80, 0.86], 0.5: [0.85, 0.80, 0.90]}  # seeds disagree
     yield {1.0: [0.493], 0.0: [0.50], 3.0: [0.40]}  # a point is 0.01, not a hundredth of the best
+    yield {0.0: [0.02], 1.0: [0.01]}  # just one point, and exactly so in any arithmetic
     yield {3.0: [0.80], 0.0: [0.93], 0.1: [0.91]}  # nothing comes for free
     yield {2.0: [0.91, 0.70], math.inf: [0.80, 0.81], 0.0: [0.70, 0.90]}  # WRM alone
     g = _stream()
@@ -3108,18 +3166,27 @@ def check_7(choose):
 
 def _check_choice(choose, results):
     """-> the lambda that is chosen of the results; an AssertionError where it is not the right one."""
+    mean = {lam: statistics.fmean(accuracies) for lam, accuracies in results.items()}
+    given = ", ".join(f"{lam:g}: {100 * m:.1f} %" for lam, m in mean.items())
+    given = f"given accuracies (means of the seeds) {given}"
     peeked = AssertionError("choose reads a file or what was recorded; it may use only what it is given")
     with contextlib.ExitStack() as stack:
         for name in ("builtins.open", "io.open", f"{__name__}.load", f"{__name__}.load_run"):
             stack.enter_context(patch(name, side_effect=peeked))
-        lam = _plain(choose(copy.deepcopy(results)))
-    mean = {lam: statistics.fmean(accuracies) for lam, accuracies in results.items()}
+        try:
+            lam = _plain(choose(copy.deepcopy(results)))
+        except Exception as e:
+            e.given = f"; {given}"
+            raise
     best = max(mean, key=mean.get)
     right = max(lam for lam in mean if round(mean[best] - mean[lam], 6) <= 0.01)
-    shown = f"of {', '.join(f'{lam:g}: {100 * m:.1f} %' for lam, m in mean.items())} it chooses"
+    assert lam is not None, "the result is None. Is there a `return`?"
+    is_many = isinstance(lam, (list, tuple, dict, set))
+    assert not is_many, f"return the number, not a {type(lam).__name__}"
+    shown = f"{given}, it chooses"
     is_number = isinstance(lam, numbers.Real) and not isinstance(lam, bool)
     same = [known for known in mean if is_number and math.isclose(known, lam, rel_tol=1e-6)]
-    assert same, f"{shown} {str(lam)[:40]}, none of the lambdas"
+    assert same, f"{shown} {repr(lam)[:40]}, none of the lambdas, which are numbers"
     lam = same[0]
     if lam != right:
         assert lam != best, f"{shown} {lam:g}, the most accurate; {right:g} is larger and within a point"
@@ -3188,7 +3255,8 @@ def check_8(broken_descriptions):
         shown = f"1. the concept head is right on {100 * accuracy:.1f} % of `place random`, not at most 10 %."
         assert accuracy <= 0.1, f"{shown} {why}"
         drm, erm = short_run(texts, lam=1.0), short_erm()
-        assert drm <= erm - 0.02, f"2. DRM has {100 * drm:.1f} %, ERM {100 * erm:.1f} %: not two points worse"
+        shown = f"2. DRM has {100 * drm:.1f} %, ERM {100 * erm:.1f} %: not two points worse."
+        assert drm <= erm - 0.02, f"{shown} The head is wrong, but not sure; what would make it sure?"
         print(
             f"`place random`: zero-shot {100 * accuracy:.0f} %, DRM {100 * drm:.0f} %, ERM {100 * erm:.0f} %"
         )
@@ -3237,10 +3305,17 @@ def _made_up_cells(n):
 
 def _predicted(prediction, allowed):
     """The words of a prediction, which ends with its reason; an AssertionError where something is missing."""
-    *said, reason = map(str, prediction)
-    for word, words in zip(said, allowed, strict=True):
-        assert word in words, f"predict first (nothing depends on it): {word!r} is none of {', '.join(words)}"
-    assert len(reason.split()) >= 4, "predict first, and say why, in a sentence: `because`"
+    *given, reason = map(str, prediction)
+    said, again = [], "a wrong prediction costs nothing; fill in the cell above and run it again"
+    for word, words in zip(given, allowed, strict=True):
+        known = {one.lower(): one for one in words}
+        found = known.get(word.strip().lower())
+        assert found, f"predict first: {word!r} is none of {', '.join(words)}; {again}"
+        said.append(found)
+    n = len(reason.split())
+    assert n >= 4, (
+        f"say why: `because` has {n} word{'s' * (n != 1)}; write at least four, and run its cell again"
+    )
     return said
 
 
@@ -3288,14 +3363,16 @@ def check_9(best_method, prediction):
             ]
             said = f"at r = {r:.2f}, v = {v:.2f} it says {got[i]}, but"
             raise AssertionError(f"{said} {two[0]} and {two[1]}")
+        print("accuracy ± s.d. over five seeds; the winner's lead over the second best ± its s.e.")
         for word, (name, (r, v, camera)) in zip(said, SITES.items()):
             cells = {method: four_cells(training) for method, training in THREE.items()}
             if camera == "toy-fog":
                 cells = {method: cells_in_fog(method) for method in THREE}
             accuracy = {method: law(r, v, own) for method, own in cells.items()}
             shown = ", ".join(f"{method} {mean_sd(own)}" for method, own in accuracy.items())
-            lead = mean_se(accuracy["DRM"] - accuracy["ERM"])
-            print(f"site {name}: {shown} %; DRM - ERM {lead} (you said {word})")
+            *_, second, best = sorted(accuracy, key=lambda method: accuracy[method].mean())
+            lead = mean_se(accuracy[best] - accuracy[second])
+            print(f"site {name}: {shown} %; {best} - {second} {lead} (you said {word})")
 
 
 def check_10(break_even, prediction):
@@ -3309,8 +3386,11 @@ def check_10(break_even, prediction):
             if min(abs(r), abs(r - 1)) > 0.02:  # nothing hangs on rounding
                 tries.append((v, erm, drm))
 
+        no_r = "where no r in 0 to 1 makes them equal, None is asked for"
+
         def meet(v, erm, drm):
             r = _plain(break_even(v, list(erm), list(drm)))
+            assert not isinstance(r, float) or math.isfinite(r), f"{no_r}: return None, not {r}"
             return r if r is None else float(returned(r))
 
         got = [meet(*of) for of in tries]
@@ -3331,12 +3411,14 @@ def check_10(break_even, prediction):
             at_0, at_1 = (law(r, v, a) - law(r, v, b) for r in (0, 1))
             return at_0 / (at_1 - at_0)
 
-        no_r = "where no r in 0 to 1 makes them equal, None is asked for"
         sign = "the sign is wrong; put your r into both lines"
         mistakes = {
             f"{no_r}, not an r beyond": _equal_at,
             f"{no_r}, not 0 or 1": lambda *of: min(max(_equal_at(*of), 0), 1),
             "this is None even where there is such an r": lambda *of: None,
+            "this is r in percent; r is a share, 0 to 1": lambda *of: (
+                inside(_equal_at(*of)) and 100 * _equal_at(*of)
+            ),
             "this is 1 - r": lambda *of: inside(1 - _equal_at(*of)),
             "this is rho, not r": lambda *of: inside(_equal_at(*of)) and (8 * _equal_at(*of) - 1) / 7,
             "v and 1 - v are exchanged": lambda v, a, b: inside(_equal_at(1 - v, a, b)),
@@ -3361,14 +3443,39 @@ def check_10(break_even, prediction):
                 shown = f"{got[i]:.3f}, where ERM has {a:.1f} and DRM {b:.1f} %"
             asked = no_r if right[i] is None else f"at r = {right[i]:.3f} they are equal"
             raise AssertionError(f"for v = {v:.2f}, ERM {erm}, DRM {drm} it is {shown}; {asked}")
+        _check_ends(meet)
         cells = [four_cells(training).mean(1).tolist() for training in ("erm", "drm-1")]
         for v in (0.8, 0.5, 0.2, 0.0):
             lead = law(1, v, cells[0]) - law(1, v, cells[1])
             print(f"v = {v:g}: equal at r = {meet(v, *cells):.2f}; at r = 1 ERM - DRM is {lead:+.1f} points")
-        print(f"you said: ERM is best {said[0]} it, and it {said[1]} where fewer objects are visible")
+        side, way = (
+            "above" if lead > 0 else "below",
+            "falls" if meet(0.2, *cells) < meet(0.8, *cells) else "rises",
+        )
+        shown = f"ERM is best {side} it, and it {way} where fewer objects are visible"
+        print(f"{shown} (you said {' and '.join(said)})")
         for domain, r, v in (("place random", 0.125, 0.8), ("object hidden", 0.825, 0.2)):
             lead = mean_se(recorded("erm", domain) - recorded("drm-1", domain))
-            print(f"measured in `{domain}`, r = {r}, v = {v}: ERM - DRM {lead} points")
+            print(f"measured in `{domain}`, r = {r}, v = {v}: ERM - DRM {lead} points (± s.e.)")
+
+
+def _check_ends(meet):
+    """The last part of exercise 10: lines that meet at 0, at 1, nowhere. meet(v, erm, drm) -> r or None."""
+    drm = [50.0, 50.0, 50.0, 50.0]
+    for end, leads in ((0, [30, 10, 10, -10]), (1, [10, 30, -10, 10]), (None, [20, 10, 0, 10])):
+        erm = [b + lead for lead, b in zip(leads, drm)]
+        try:
+            r = meet(0.5, erm, drm)  # halves of whole numbers: nothing hangs on rounding
+        except ZeroDivisionError:
+            r = "a division by zero"
+        given = f"for v = 0.5, ERM {erm}, DRM {drm}"
+        if end is None:
+            assert r is None, f"{given} the lines are parallel: None is asked for, and this is {r}"
+        else:
+            is_right = isinstance(r, float) and abs(r - end) <= 2e-3
+            assert is_right, (
+                f"{given} the lines meet at r = {end}, and 0 and 1 count, up to rounding; this is {r}"
+            )
 
 
 def _equal_at(v, a, b):

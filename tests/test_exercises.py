@@ -295,7 +295,7 @@ OTHER_RIGHT = {  # written otherwise than the solutions
         import numpy as np
         lams = sorted(validation, reverse=True)
         accuracy = np.array([np.mean(validation[lam]) for lam in lams])
-        return lams[int(np.argmax(accuracy > accuracy.max() - 0.01))]""",
+        return lams[int(np.argmax(accuracy >= accuracy.max() - 0.01))]""",
         """
         lams = torch.tensor(list(validation))
         mean = torch.tensor([sum(a) / len(a) for a in validation.values()])
@@ -346,7 +346,7 @@ OTHER_RIGHT = {  # written otherwise than the solutions
         low, high = 0.0, 1.0
         if lead(low) * lead(high) > 0:
             return None
-        for _ in range(40):
+        for _ in range(60):
             middle = (low + high) / 2
             low, high = (middle, high) if lead(middle) * lead(low) > 0 else (low, middle)
         return torch.tensor(middle)""",
@@ -475,7 +475,7 @@ WRONG = [  # exercise, answer, what the message must say of it
         "logarithms are mixed",
     ),
     (4, "return (p_s + lam * p_c) / (1 + lam), math.log(1 + lam), math.log(1 + 1 / lam)", "exchanged"),
-    (4, "return (p_s + lam * p_c) / (1 + lam), 0.1, 0.1", "are too few"),
+    (4, "return (p_s + lam * p_c) / (1 + lam), 0.1, 0.1", "at lambda = 0.3, 0.100 nats are too few"),
     (4, "return (p_s + lam * p_c) / (1 + lam), 5, 5", "never pays more"),
     (4, "return p_s + lam * p_c, math.log(1 + 1 / lam), math.log(1 + lam)", "do not sum to one"),
     (5, normalized(low=0.0, high=1.0), "minimum and maximum"),
@@ -505,7 +505,7 @@ WRONG = [  # exercise, answer, what the message must say of it
         """
         p = beta * default_logits.softmax(1) + (1 - beta) * concept_logits.softmax(1)
         return p[:, present] / p[:, present].sum(1, keepdim=True)""",
-        "dropped after mixing",
+        "each head must sum to one before mixing, not only the mixture",
     ),
     (6, "return drm_min.mix(default_logits.softmax(1), concept_logits.softmax(1), beta)", "shape"),
     (
@@ -627,6 +627,9 @@ def winner(score):
     return f"return max(cells, key=lambda name: (lambda a: {score})(cells[name]))"
 
 
+NO_CRASH = "at_0 / (at_0 - at_1) if at_0 != at_1 else math.inf"
+
+
 def meeting(r="at_0 / (at_0 - at_1)", out="r if 0 <= r <= 1 else None", at_0=None, at_1=None):
     at_0 = at_0 or "v * d[1] + (1 - v) * d[3]"
     at_1 = at_1 or "v * d[0] + (1 - v) * d[2]"
@@ -661,6 +664,7 @@ MORE_WRONG = {
         (head("model.encode_text(tokens)[owner == c].mean(0)"), "unit vectors before the mean"),
         (head("e[owner == c].mean(0)", "[row for row in {}][0]"), "the shape (64,)"),
         (head("e[owner == c].prod(0)"), "has the cosine"),
+        (head("encode_text(toy.model, tokens)[owner == c].mean(0)"), "those of toy.model; use the argument"),
     ],
     2: [
         (loss(total="erm + wrm"), "lambda is forgotten"),
@@ -672,7 +676,11 @@ MORE_WRONG = {
         (loss(total="erm"), "this is R_s alone"),
         (loss(wrm="F.cross_entropy(b, p_c.round())"), "but R_s + 0.3 R_w is"),
         (loss(total="lam * wrm"), "this is lambda R_w alone"),
-        (loss(total="erm - lam * wrm"), "but R_s + 0.3 R_w is"),
+        (loss(total="erm - lam * wrm"), "the sign of R_w is wrong"),
+        (loss(total="lam * wrm - erm"), "the sign of R_s is wrong"),
+        (loss(total="(erm + lam * wrm) / 2"), "divided by 2"),
+        (loss(erm="F.nll_loss(a.softmax(1), labels)"), "the log is missing in R_s"),
+        (loss(a="toy.scale * f @ default_head.T", b="toy.scale * f @ concept_head.T"), "that of toy"),
         (loss(total="erm + lam ** 2 * wrm"), "but R_s + 0.3 R_w is"),
         (loss(total="erm * lam * wrm"), "but R_s + 0.3 R_w is"),
         (loss(total="64 * (erm + lam * wrm)"), "summed over the batch"),
@@ -684,7 +692,7 @@ MORE_WRONG = {
         (loss(b="f @ concept_head.T / scale"), "divided by the scale in R_w"),
         (loss(a="scale ** 2 * f @ default_head.T"), "but R_s + 0.3 R_w is"),
         (loss(wrm="F.kl_div(b.log_softmax(1), p_c, reduction='batchmean')"), "a KL divergence"),
-        (loss(wrm="F.kl_div(b.log_softmax(1), p_c)"), "but R_s + 0.3 R_w is"),
+        (loss(wrm="F.kl_div(b.log_softmax(1), p_c)"), "a KL divergence, and a mean over the classes"),
         (loss(erm="F.cross_entropy(a, p_c)"), "p_c is the target of both terms"),
         (loss(wrm="F.cross_entropy(b, labels)"), "the labels are the target of both"),
         (loss(erm="F.cross_entropy(a, p_c)", wrm="F.cross_entropy(b, labels)"), "the targets are exchanged"),
@@ -694,7 +702,7 @@ MORE_WRONG = {
         (loss(total="(erm + lam * wrm) / 8"), "a mean over the classes too"),
         (loss(wrm="F.cross_entropy(b.softmax(1), p_c)"), "a softmax is taken twice in R_w"),
         (loss(wrm="-(b.softmax(1) * p_c.log()).sum(1).mean()"), "R_w has its arguments exchanged"),
-        (loss(wrm="-(p_c * b.softmax(1)).sum(1).mean()"), "but R_s + 0.3 R_w is"),
+        (loss(wrm="-(p_c * b.softmax(1)).sum(1).mean()"), "the log is missing in R_w"),
         (loss(wrm="F.mse_loss(b.softmax(1), p_c)"), "but R_s + 0.3 R_w is"),
         (
             loss(total="F.nll_loss(((a.softmax(1) + lam * b.softmax(1)) / (1 + lam)).log(), labels)"),
@@ -719,17 +727,36 @@ MORE_WRONG = {
         (contrastive(total="rows + columns"), "the two halves are added"),
         (contrastive(total="(4 * rows + 3 * columns) / 7"), "have the weights B and K"),
         (contrastive(total="-(rows + columns) / 2"), "the sign is wrong"),
-        (contrastive(total="rows * columns"), "of 3 gives"),
-        (contrastive(total="torch.maximum(rows, columns)"), "of 3 gives"),
-        (contrastive(total="rows / 2 - columns / 2"), "of 3 gives"),
+        (contrastive(total="rows * columns"), "of 3 (B = 4, K = 3) it is"),
+        (contrastive(total="torch.maximum(rows, columns)"), "of 3 (B = 4, K = 3) it is"),
+        (contrastive(total="rows / 2 - columns / 2"), "of 3 (B = 4, K = 3) it is"),
         (contrastive(R="targets", K="targets"), "the targets are not normalised"),
         (contrastive(K="targets"), "of the columns are not normalised"),
         (contrastive(R="targets"), "of the rows are not normalised"),
         (contrastive(R="targets / targets.sum(0)"), "the rows are normalised along the columns"),
         (contrastive(R="targets / targets.sum(0)", K="targets / targets.sum(1, keepdim=True)"), "exchanged"),
         (contrastive(R="targets / targets.sum()", K="targets / targets.sum()"), "divided by its sum"),
-        (contrastive(R="targets.softmax(1)", K="targets.softmax(0)"), "of 3 gives"),
-        (contrastive(R="targets / targets.amax(1, keepdim=True)"), "of 3 gives"),
+        (contrastive(R="targets.softmax(1)", K="targets.softmax(0)"), "are a softmax of T"),
+        (contrastive(R="F.normalize(targets, dim=1)", K="F.normalize(targets, dim=0)"), "have L2 norm one"),
+        (
+            contrastive(
+                rows="F.cross_entropy(logits, R.argmax(1))", columns="F.cross_entropy(logits.T, K.argmax(0))"
+            ),
+            "made hard",
+        ),
+        (
+            contrastive(columns="-(K * logits.log_softmax(0)).sum() / len(logits)"),
+            "both halves are divided by B",
+        ),
+        (contrastive(columns="-(K * logits.log_softmax(1)).sum() / K.shape[1]"), "a softmax along the rows"),
+        (
+            contrastive(
+                rows="F.kl_div(logits.log_softmax(1), R, reduction='batchmean')",
+                columns="F.kl_div(logits.T.log_softmax(1), K.T, reduction='batchmean')",
+            ),
+            "KL divergences",
+        ),
+        (contrastive(R="targets / targets.amax(1, keepdim=True)"), "of 3 (B = 4, K = 3) it is"),
         (
             contrastive(
                 rows="F.cross_entropy(logits, R, reduction='sum')",
@@ -750,11 +777,11 @@ MORE_WRONG = {
             ),
             "a softmax is taken twice",
         ),
-        (contrastive(rows="F.cross_entropy(logits, R.argmax(1))"), "of 3 gives"),
-        (contrastive(columns="F.cross_entropy(logits, K)"), "of 3 gives"),
+        (contrastive(rows="F.cross_entropy(logits, R.argmax(1))"), "of 3 (B = 4, K = 3) it is"),
+        (contrastive(columns="F.cross_entropy(logits, K)"), "of 3 (B = 4, K = 3) it is"),
         (
             contrastive(rows="F.binary_cross_entropy_with_logits(logits, R)"),
-            "of 3 gives",
+            "of 3 (B = 4, K = 3) it is",
         ),
         (contrastive(total="((rows + columns) / 2).detach()"), "no gradient"),
         (contrastive(total="(rows.detach() + columns) / 2"), "not its gradient for the logits"),
@@ -824,14 +851,13 @@ MORE_WRONG = {
         (normalized(low=0.3, high=0.7), "normalized: image"),
         (normalized(low=0.99, high=0.01), "the two percentiles are exchanged"),
         (normalized(low=0.01, high=1.0), "normalized: image"),
-        (normalized(k="1 / scale"), "u is right, but with k"),
-        (normalized(k="4.0"), "u is right, but with k"),
-        (normalized(k="2 * " + FITTED), "u is right, but with k"),
+        (normalized(k="1 / scale"), "u is right, but k = 0.0782 is far too small"),
+        (normalized(k="4.0"), "u is right, but k = 4 is far too small"),
+        (normalized(k="2 * " + FITTED), "u is right, but k = 25.8 is too large"),
         (normalized(k="100"), "normalized: "),
         (normalized(k=FITTED.replace("min(", "max(")), "normalized: "),
         (normalized(k=FITTED.replace("k * u", "k * A")), "normalized: "),
-        (normalized(clip=".clamp(min=0)"), "normalized: image"),
-        (normalized(clip=".clamp(-1, 1)"), "normalized: image"),
+        (normalized(clip=".clamp(-1, 1)"), "clipped at 1 only"),
         (
             normalized()
             .replace("(A - a) / (b - a)", "(A - A.mean(0)) / A.std(0)")
@@ -847,6 +873,22 @@ MORE_WRONG = {
             "one range for all classes",
         ),
         ("return (scale * A).softmax(1)", "this is the softmax of scale * A"),
+        (normalized(k=f"1.1 * {FITTED}"), "u is right, but k = 14.2 is too large: the log loss"),
+        (normalized(k=f"1.1 * {FITTED}"), "with k near 12.8"),
+        (normalized(k=f"scale * {FITTED}"), "is far too large"),
+        (normalized(k=FITTED.replace("min", "max")), "is far too large"),
+        (normalized(k=f"torch.linspace(0.5, 1.5, 8) * {FITTED}"), "each class has a k of its own"),
+        (normalized(clip=".clamp(min=0)"), "clipped at 0 only"),
+        (normalized(clip=".clamp(max=1)"), "clipped at 1 only"),
+        (
+            normalized().replace("(k * u).softmax(1)", "(k * u).log_softmax(1)"),
+            "normalized: these are logarithms",
+        ),
+        (normalized().replace("(k * u).softmax(1)", "k * u"), "this is k u"),
+        (
+            normalized().replace("== 'softmax'", "!= 'softmax'").replace('== "', '!= "'),
+            "softmax: this is the other",
+        ),
     ],
     6: [
         (mixed("(z * present).softmax(1)[:, present]"), "absent classes get the logit 0"),
@@ -865,6 +907,13 @@ MORE_WRONG = {
         (mixed("z[:, present].sigmoid()"), "p: image"),
         (mixed("z[:, present].log_softmax(1)", "(beta * a + (1 - beta) * b).exp()"), "p: image"),
         (mixed("z[:, present].softmax(0)"), "over the images"),
+        (
+            mixed(
+                "z.softmax(1)[:, present]",
+                "(lambda q: q / q.sum(1, keepdim=True))(beta * a + (1 - beta) * b)",
+            ),
+            "each head must sum to one before mixing",
+        ),
         (mixed(total="a"), "the default head alone"),
         (mixed(total="b"), "the concept head alone"),
         (mixed(total="(a + b) / 2"), "half and half"),
@@ -889,11 +938,19 @@ MORE_WRONG = {
     7: [
         ("return min(validation)", "it chooses"),
         ("return 'a'", "none of the lambdas"),
+        (chosen("str(max(mean))"), "it chooses 'inf', none of the lambdas, which are numbers"),
+        (chosen("max(lam for lam in mean if mean[lam] > best - 0.01)"), "0: 2.0 %, 1: 1.0 %, it chooses 0"),
+        (
+            chosen("max(lam for lam in mean if lam < best - 0.01) / 0"),
+            "; given accuracies (means of the seeds) 0",
+        ),
+        (chosen("[max(mean)]"), "return the number, not a list"),
+        (chosen("best").replace("return", "found ="), "Is there a `return`?"),
         ("return list(validation)[-1]", "it chooses"),
-        (chosen("mean"), "none of the lambdas"),
+        (chosen("mean"), "not a dict"),
         (chosen("best"), "none of the lambdas"),
         (chosen("list(mean).index(max(lam for lam in mean if mean[lam] >= best - 0.01))"), "it chooses"),
-        (chosen("[lam for lam in mean if mean[lam] >= best - 0.01]"), "none of the lambdas"),
+        (chosen("[lam for lam in mean if mean[lam] >= best - 0.01]"), "not a list"),
         (chosen("min(lam for lam in mean if mean[lam] >= best - 0.01)"), "is larger and within a point"),
         (chosen("max(lam for lam in mean if mean[lam] >= best - 0.1)"), "is the largest within a point"),
         (chosen("max(lam for lam in mean if mean[lam] >= best - 0.001)"), "and within a point"),
@@ -912,7 +969,7 @@ MORE_WRONG = {
         (chosen("max(lam for lam in mean if mean[lam] >= best - np.std(validation[lam]))"), "it chooses"),
         (chosen("max(lam for lam in mean if mean[lam] >= mean[min(mean)] - 0.01)"), "it chooses"),
         (chosen("min(mean, key=lambda lam: abs(mean[lam] - best + 0.01))"), "it chooses"),
-        ("return {0.1: 0.3}", "none of the lambdas"),
+        ("return {0.1: 0.3}", "return the number, not a dict"),
         ("return open('solutions.ipynb').read()", "reads a file or what was recorded"),
         (
             "return max(helpers.LAMBDAS.values(), key=lambda lam: helpers.ood_mean('drm-1').mean())",
@@ -1017,7 +1074,12 @@ MORE_WRONG = {
         (meeting(at_0="v * d[1] + d[3]", at_1="v * d[0] + d[2]"), "for v ="),
         (meeting(out="[0, r]"), "has the shape (2,)"),
         (meeting(out="'never'"), "is a str; asked for is one number"),
-        (meeting(out="math.nan if r < 0 else r"), "holds nan"),
+        (meeting(out="math.nan if r < 0 else r"), "return None, not nan"),
+        (meeting(out="100 * r if 0 <= r <= 1 else None"), "r is a share, 0 to 1"),
+        (meeting(r="at_0 / (at_0 - at_1)"), "the lines are parallel: None is asked for"),
+        (meeting(r=NO_CRASH, out="(r if 0 <= r <= 1 else None) or None"), "meet at r = 0, and 0 and 1 count"),
+        (meeting(r=NO_CRASH, out="r if 0 < r < 1 else None"), "meet at r = 0, and 0 and 1 count"),
+        (meeting(r=NO_CRASH, out="r if 0 <= r < 1 else None"), "meet at r = 1"),
     ],
 }
 WRONG += [(n, *wrong) for n, of_n in MORE_WRONG.items() for wrong in of_n]
@@ -1034,7 +1096,9 @@ def test_a_wrong_answer_is_accepted_or_not_explained(attempt, n, answer, message
     [
         (9, ["?"] * 5, "predict first"),
         (9, ["ERM", "WRM", "DRM", "FLYP", "the place may mislead us"], "'FLYP' is none of ERM, WRM, DRM"),
-        (9, ["ERM", "WRM", "DRM", "ERM", "?"], "say why"),
+        (9, ["ERM", "WRM", "DRM", "?", "?"], "costs nothing; fill in the cell above and run it again"),
+        (9, ["ERM", "WRM", "DRM", "ERM", "?"], "say why: `because` has 1 word; write at least four"),
+        (9, ["ERM", "WRM", "DRM", "ERM", "because of place"], "has 3 words; write at least four"),
         (10, ["above", "?", "the place may mislead us"], "'?' is none of rises, falls"),
         (10, ["0.8", "falls", "the place may mislead us"], "'0.8' is none of above, below"),
     ],
@@ -1051,9 +1115,17 @@ def test_a_wrong_prediction_costs_points(capsys):
         return max(cells, key=lambda name: helpers.law(r, v, cells[name]))
 
     helpers.check_9(best_method, ["WRM", "ERM", "ERM", "WRM", "I have no idea at all"])
-    *sites, last = capsys.readouterr().out.splitlines()
+    head, *sites, last = capsys.readouterr().out.splitlines()
     assert last == "✓ exercise 9 (3 of 3 points)"
     assert [line[-13:] for line in sites] == [f"you said {m})" for m in ("WRM", "ERM", "ERM", "WRM")]
+    assert "± s.d." in head and "± its s.e." in head, "two kinds of ± are mixed without a word"
+    leads = [re.search("; (.+ - .+?) ", line)[1] for line in sites]
+    assert leads == ["ERM - DRM", "WRM - DRM", "DRM - ERM", "ERM - DRM"], "not the winner's lead"
+
+
+def test_a_prediction_in_other_letters_is_rejected():
+    said = ["erm", "WRM ", " Drm", "ERM", "four words or more"]
+    assert helpers._predicted(said, [("ERM", "WRM", "DRM")] * 4) == ["ERM", "WRM", "DRM", "ERM"]
 
 
 def test_descriptions_pass_that_leave_drm_as_good_as_erm(attempt, monkeypatch):
@@ -1061,6 +1133,7 @@ def test_descriptions_pass_that_leave_drm_as_good_as_erm(attempt, monkeypatch):
     objects = list(helpers.start().core)
     wrong = f"return dict(zip(toy.core, (toy.core[name] for name in {objects[3:] + objects[:3]})))"
     assert ": 2. DRM has" in (said := attempt(8, wrong)) and "not two points worse" in said
+    assert "what would make it sure?" in said
 
 
 def test_a_prediction_is_given_away_in_the_exercises():
