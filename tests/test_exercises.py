@@ -12,6 +12,7 @@ import nbformat
 import numpy as np
 import pytest
 from conftest import ROOT
+from test_notebooks import code_cells, has_tag, read
 
 import drm_min
 from notebooks import count, helpers, make_exercises
@@ -20,18 +21,6 @@ FOLDER = ROOT / "notebooks"
 POINTS = [2, 3, 3, 3, 4, 3, 3, 3, 3, 3]
 NAMES = "head_of dual_risk contrastive mixture estimate predict_present choose broken_descriptions".split()
 NAMES += ["best_method", "break_even"]
-
-
-def read(name):
-    return nbformat.read(FOLDER / name, 4)
-
-
-def code_cells(notebook):
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
-
-
-def has_tag(cell, tag):
-    return tag in cell.metadata.get("tags", [])
 
 
 # ------------------------------------------------------------------------------- exercises from solutions
