@@ -283,11 +283,24 @@ def answers(training, domain):
 # ------------------------------------------------------------------------------------ the pictures of README
 
 
+@functools.cache
+def pictures_of(domain):
+    """The 2000 test images of a domain, of the first seed, with what load_data leaves out: their places."""
+    stream = 2 + DOMAINS.index(domain)  # as drm_min.toy_data draws them
+    return world.draw(2000, domain, torch.Generator().manual_seed(stream))
+
+
 def objects_of_places(domain):
     """The object that regularly stands at the place of each test image of the first seed: (N,) classes."""
-    stream = torch.Generator().manual_seed(2 + DOMAINS.index(domain))  # as drm_min.toy_data draws them
-    places = world.draw(2000, domain, stream).places
-    return torch.tensor([world.CAMERA.index(place) for place in range(world.C)])[places]
+    return torch.tensor([world.CAMERA.index(place) for place in range(world.C)])[pictures_of(domain).places]
+
+
+@functools.cache
+def regular_images():
+    """-> [images (M, 3, 32, 32) of each class]: first training images, visible and at the regular place."""
+    drawn = world.draw(1000, DOMAINS[0], torch.Generator().manual_seed(0))
+    regular = drawn.visible & (drawn.places == torch.tensor(world.CAMERA)[drawn.objects])
+    return [drawn.images[regular & (drawn.objects == c)] for c in range(world.C)]
 
 
 def repaired_and_spoiled(domain="place misleads"):
@@ -303,8 +316,6 @@ def hero():
     test, of_place = toy_data().tests[domain], objects_of_places(domain)
     erm, drm = (answers(training, domain) for training in ("erm", "drm-1"))
     misled = test.groups["visible"] & (drm == test.labels) & (erm == of_place)
-    drawn = world.draw(1000, DOMAINS[0], torch.Generator().manual_seed(0))  # the first training images
-    regular = drawn.visible & (drawn.places == torch.tensor(world.CAMERA)[drawn.objects])
     figure = plt.figure(figsize=(12, 4.4))
     left, right = figure.subfigures(1, 2, width_ratios=[1.15, 1])
     left.suptitle("The background moves, the class does not", weight="bold")
@@ -312,7 +323,7 @@ def hero():
     for j, name in enumerate(("boat", "tent", "umbrella", "cactus")):
         c = names.index(name)
         new = int((misled & (test.labels == c)).nonzero()[0])
-        seen = drawn.images[regular & (drawn.objects == c)][0]
+        seen = regular_images()[c][0]
         for i, image in enumerate((seen, test.images[new])):
             plain(panels[i, j]).imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
         panels[0, j].set_title(name)
@@ -414,11 +425,9 @@ def show_repaired(domain, numbers):
     split = toy_data().tests[domain]
     erm, drm = answers("erm", domain)[numbers], answers("drm-1", domain)[numbers]
     labels = split.labels[numbers]
-    drawn = world.draw(1000, "same site", torch.Generator().manual_seed(0))  # the first training images
-    regular = drawn.visible & (drawn.places == torch.tensor(world.CAMERA)[drawn.objects])
 
     def trained_on(classes):
-        return [drawn.images[regular & (drawn.objects == c)][2] for c in classes]
+        return [regular_images()[c][2] for c in classes]
 
     names = [[world.OBJECTS[c] for c in classes] for classes in (labels, erm, drm)]
     rows = [split.images[numbers], trained_on(labels), trained_on(erm)]
@@ -2120,13 +2129,6 @@ CELLS = ("visible,\nregular place", "visible,\nelsewhere", "hidden,\nregular pla
 def look(training):
     """The name, colour and marker of a recorded ERM, DRM or WRM."""
     return METHODS[training.split("-")[0]]
-
-
-@functools.cache
-def pictures_of(domain):
-    """The 2000 test images of a domain, of the first seed, with what load_data leaves out: their places."""
-    stream = 2 + DOMAINS.index(domain)
-    return world.draw(2000, domain, torch.Generator().manual_seed(stream))
 
 
 def spoilt_and_repaired(found, each=2):

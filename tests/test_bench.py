@@ -34,6 +34,11 @@ def test_texts_without_padding_have_another_loss_or_gradient_than_padded_ones(ho
         assert (gradients[name] - plain).abs().max() <= 1e-4 * plain.abs().max() + 1e-9, name
 
 
+@pytest.mark.parametrize("dataset, classes", [("toy", 8), ("fmow", 62)])
+def test_the_bench_was_refused_the_texts_of_the_toy_world(dataset, classes):
+    assert bench.classes_in(bench.prompts_of(dataset)) == classes
+
+
 def test_the_arithmetic_is_not_that_of_the_shapes(monkeypatch):
     monkeypatch.setattr(bench, "MODEL", ["ViT-B-16"])
     image, token = bench.flops()

@@ -163,3 +163,10 @@ def test_what_is_fitted_once_looks_at_no_more_images_than_it_needs():
     targets = normalized_targets(affinity, labels, 3)
     assert 10_000 < max(seen) <= 20_000
     assert targets(torch.tensor([49_999])).shape == (1, 3)
+
+
+def test_targets_kept_the_graph_of_a_scale_that_learns():
+    features, head = torch.eye(3), torch.eye(3)
+    scale = torch.tensor(7.0, requires_grad=True)
+    targets = core_targets("softmax", features, torch.arange(3), head, scale)(torch.arange(3))
+    assert not targets.requires_grad and targets.argmax(1).tolist() == [0, 1, 2]
