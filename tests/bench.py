@@ -258,9 +258,30 @@ def tokens_of(texts):
 RECIPES = {"fmow": 256, "iwildcam": 256, "imagenet": 512}  # FLYP's batches
 
 
+def operations_a_second(rounds):
+    """-> (of the image tower, of the text tower) forward and backward: they are not equally fast."""
+    model, prompts, size = new_model(), prompts_of("fmow"), 64
+    x = prepared(model, a_batch(8, size)[0])
+
+    def image():
+        with autocast():
+            drm_min.image_features(model, x).sum().backward()
+
+    def text():
+        with autocast():
+            encode_text(model, prompts.concept.tokens).sum().backward()
+
+    s = fastest(rounds, image=image, text=text)
+    of_image, of_token = flops()
+    return 3 * size * of_image / s["image"], 3 * tokens_of(prompts.concept) * of_token / s["text"]
+
+
 def recipes(rounds):
     """DRM's step against ERM's at the recipes' batches: by arithmetic, and measured, a step each."""
     image, token = flops()
+    of_image, of_text = operations_a_second(rounds)
+    said = f"{of_text / 1e9:.0f} against {of_image / 1e9:.0f} billion operations a second, both ways"
+    yield "speed of the text tower, of the image tower's", of_text / of_image, said
     for dataset, size in RECIPES.items():
         prompts = prompts_of(dataset)
         default, concept = map(tokens_of, prompts)
@@ -281,12 +302,12 @@ def recipes(rounds):
         said += ", --grad-checkpointing" * how["grad_checkpointing"]
         name = f"recipe: {dataset}, {classes_in(prompts)} classes, batch {size}"
         yield name, ratio, said
-        share = 3 * concept * token / (3 * (erm + concept * token))
-        yield (
-            f"recipe: {dataset}, the descriptions' share",
-            share,
-            "of a DRM step's operations, by arithmetic",
+        parts = [size * image / of_image, default * token / of_text, concept * token / of_text]
+        shares = "{:.0f} % images, {:.0f} % names, {:.0f} % descriptions".format(
+            *(100 * part / sum(parts) for part in parts)
         )
+        said = f"with the towers' speeds above; of DRM's step {shares}"
+        yield f"recipe: {dataset}, expected", sum(parts) / sum(parts[:2]), said
 
 
 def packed(model, tokens, room=512):
@@ -464,10 +485,12 @@ def memory(rounds):
 def sizes(rounds):
     """Disk and memory of the recipes' models, from shapes; the bytes of an activation were fitted once."""
     gigabyte = 1e9
+    texts = sum(map(tokens_of, prompts_of("imagenet")))
     for name in ("ViT-B-16", "ViT-L-14", "ViT-L-14-336"):
         model = open_clip.create_model(name, device="meta")
         weights = sum(p.numel() for p in model.parameters())
-        vision = open_clip.get_model_config(name)["vision_cfg"]
+        config = open_clip.get_model_config(name)
+        vision, text = config["vision_cfg"], config["text_cfg"]
         tokens = (vision["image_size"] // vision["patch_size"]) ** 2 + 1
         units, layers = 256 * tokens * vision["width"], vision["layers"]
         kept = [
@@ -477,6 +500,8 @@ def sizes(rounds):
         said = f"a model {copies:.2f} GB on disk, a checkpoint {4 * copies:.1f} (four copies); memory without"
         said += f" activations {5 * copies:.1f} GB (five copies); activations of 256 images in bf16"
         said += f" {kept[0]:.0f} GB, in fp32 {kept[1]:.0f}, checkpointed {kept[2]:.1f}, {kept[3]:.1f}"
+        of_texts = [texts * text["width"] * text["layers"] * per / gigabyte for per in (44, 80)]
+        said += f"; of imagenet's {texts} tokens of text {of_texts[0]:.0f} GB, in fp32 {of_texts[1]:.0f}"
         yield f"{name}, {weights / 1e6:.0f} M weights", None, said
 
 
