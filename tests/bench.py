@@ -7,13 +7,12 @@
     python tests/bench.py --model ViT-B-16         another model; a GPU has the memory for it
 
 The model is open_clip's ViT-B/32 with random weights, on which no time depends. What is compared takes turns
-in one process, so that a slow minute is everyone's; a ratio is that of the fastest of each. Steps are those
-of drm_min.train itself. On a GPU the same runs there, and tests/gpu.py measures what only a GPU can tell.
+in one process, step by step, so that a slow minute is everyone's; a ratio is that of the fastest of each.
+On a GPU the same runs there, and tests/gpu.py measures what only a GPU can tell.
 """
 
 import argparse
 import contextlib
-import io
 import multiprocessing
 import os
 import platform
@@ -21,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -37,7 +37,7 @@ import drm_min
 import support.texts
 from support.errors import write_json
 from support.images import ImageFiles, image_batches
-from support.weights import encode_text, pick_device
+from support.weights import encode_text, mixed_precision, pick_device
 
 DEVICE = pick_device("auto")
 MODEL = ["ViT-B-32"]  # the name that new_model() builds, as --model says
@@ -52,22 +52,16 @@ def clock():
 
 
 def fastest(rounds, **runs):
-    """-> {name: seconds}, the fastest of `rounds` turns, as whatever else the machine does only adds.
+    """-> {name: seconds}, the fastest of `rounds` turns after one that does not count.
 
-    A run that returns a list of seconds has timed itself and left out its first steps; any other is timed
-    from its second turn on.
+    The fastest, as whatever else the machine does only adds.
     """
-    seconds, themselves = {name: [] for name in runs}, set()
+    seconds = {name: [] for name in runs}
     for i in range(rounds + 1):
         for name, run in runs.items():
-            if i == rounds and name in themselves:
-                continue
             start = clock()
-            own = run()
-            if isinstance(own, list):
-                themselves.add(name)
-                seconds[name] += own
-            elif i:
+            run()
+            if i:
                 seconds[name].append(clock() - start)
     return {name: min(values) for name, values in seconds.items()}
 
@@ -113,61 +107,54 @@ def prepared(model, images):
     return (images.to(DEVICE).float() / 255 - mean) / std
 
 
-def our_steps(prompts, job, loss="ce", size=32, steps=4, **options):
-    """drm_min.train for some steps on a model of its own -> seconds of each step from the third on."""
+def our_steps(model, prompts, *jobs, size=32, **options):
+    """-> for each job a function that takes one training step on the model, as drm_min.train does."""
     images, labels = a_batch(classes_in(prompts), size)
     targets = torch.full((size, classes_in(prompts)), 1 / classes_in(prompts), device=DEVICE)
-    config = drm_min.Config(
-        epochs=steps, batch_size=size, lr=1e-5, weight_decay=0.2, select="best", **options
-    )
-    ends = []
+    config = drm_min.Config(batch_size=size, **options)
+    half = mixed_precision(config.precision, DEVICE)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.2, fused=True)
+    batch, labels = torch.arange(size), labels.to(DEVICE)
 
-    def score(
-        _,
-    ):  # after each epoch, here one step; ever lower, so that only the first has its weights copied
-        ends.append(clock())
-        return -len(ends)
+    def step(job):
+        model.train()
+        model.set_grad_checkpointing(config.grad_checkpointing)
+        drm_min.batch_gradients(model, images, labels, batch, prompts, targets.__getitem__, job, half, config)
+        optimizer.step()
+        optimizer.zero_grad()
 
-    split = drm_min.Split(images, labels, crop=1.0)
-    with contextlib.redirect_stderr(io.StringIO()):
-        drm_min.train(
-            new_model(), split, prompts, targets.__getitem__, job._replace(loss=loss), config, score
-        )
-    return [b - a for a, b in zip(ends[1:], ends[2:])] or [ends[1] - ends[0]]
+    return [partial(step, job) for job in jobs]
 
 
-def plain_flyp_steps(prompts, size=32, steps=4):
+def plain_flyp_step(model, prompts, size=32):
     """FLYP's step in the usual way: 77 tokens of text an image, a pass of each tower, AdamW as it comes."""
-    model, (images, labels) = new_model(), a_batch(classes_in(prompts), size)
+    images, labels = a_batch(classes_in(prompts), size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.2)
-    identity, ends = torch.arange(size, device=DEVICE), []
-    model.train()
-    for _ in range(steps):
+    identity = torch.arange(size, device=DEVICE)
+
+    def step():
+        model.train()
         with autocast():
             x, t, scale = model(prepared(model, images), prompts.default.tokens[labels])[:3]  # (B, D), (B, D)
         logits = scale * x.float() @ t.float().T  # (B, B)
         loss = (F.cross_entropy(logits, identity) + F.cross_entropy(logits.T, identity)) / 2
-        optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        optimizer.zero_grad()
         loss.item()
-        ends.append(clock())
-    return [b - a for a, b in zip(ends[1:], ends[2:])]
+
+    return step
 
 
 # Each part is a generator of lines: name, ratio (None where it is no ratio), and what was measured.
 
 
 def drm_vs(rounds):
-    toy, fmow = prompts_of("toy"), prompts_of("fmow", 8)
-    s = fastest(
-        rounds,
-        flyp=lambda: plain_flyp_steps(toy),
-        erm=lambda: our_steps(toy, ERM),
-        drm=lambda: our_steps(toy, DRM),
-        long_erm=lambda: our_steps(fmow, ERM),
-        long_drm=lambda: our_steps(fmow, DRM),
-    )
+    toy, fmow, model = prompts_of("toy"), prompts_of("fmow", 8), new_model()
+    erm, drm = our_steps(model, toy, ERM, DRM)
+    long_erm, long_drm = our_steps(model, fmow, ERM, DRM)
+    runs = dict(flyp=plain_flyp_step(model, toy), erm=erm, drm=drm, long_erm=long_erm, long_drm=long_drm)
+    s = fastest(4 * rounds, **runs)
     said = {name: f"{seconds:.2f} s" for name, seconds in s.items()}
     short = f"a step: DRM {said['drm']}, plain FLYP {said['flyp']}; 8 classes (toy), batch 32"
     yield "drm_vs_flyp", s["drm"] / s["flyp"], short
@@ -217,7 +204,7 @@ def split_of_a_step(rounds):
 
 
 def classes(rounds):
-    checkpointed = dict(grad_checkpointing=True, steps=2)
+    checkpointed = dict(grad_checkpointing=True)
     for dataset, loss, how, said in (
         ("cifar10", "ce", {}, ""),
         ("fmow", "ce", {}, ""),
@@ -225,12 +212,9 @@ def classes(rounds):
         ("imagenet", "ce", checkpointed, " --grad-checkpointing"),
         ("imagenet", "flyp", {}, ""),
     ):
-        prompts, how = prompts_of(dataset), dict(steps=3) | how
-
-        def steps(job, prompts=prompts, loss=loss, how=how):
-            return our_steps(prompts, job, loss, **how)
-
-        s = fastest(1, erm=lambda steps=steps: steps(ERM), drm=lambda steps=steps: steps(DRM))
+        prompts, jobs = prompts_of(dataset), (job._replace(loss=loss) for job in (ERM, DRM))
+        erm, drm = our_steps(new_model(), prompts, *jobs, **how)
+        s = fastest(1 if how else rounds, erm=erm, drm=drm)  # a step of the longest takes minutes
         name = f"drm_vs_erm, {classes_in(prompts)} classes, --loss {loss}{said}"
         yield name, s["drm"] / s["erm"], f"DRM {s['drm']:.2f} s, ERM {s['erm']:.2f} s; {dataset}, batch 32"
 
@@ -277,7 +261,7 @@ def operations_a_second(rounds):
 
 
 def recipes(rounds):
-    """DRM's step against ERM's at the recipes' batches: by arithmetic, and measured, a step each."""
+    """DRM's step against ERM's at the recipes' batches: by arithmetic, and measured."""
     image, token = flops()
     of_image, of_text = operations_a_second(rounds)
     said = f"{of_text / 1e9:.0f} against {of_image / 1e9:.0f} billion operations a second, both ways"
@@ -285,27 +269,21 @@ def recipes(rounds):
     for dataset, size in RECIPES.items():
         prompts = prompts_of(dataset)
         default, concept = map(tokens_of, prompts)
-        erm = size * image + default * token
-        counted = (erm + concept * token) / erm
-        how = {"size": size, "steps": 2, "accumulate": 1 if DEVICE.type == "cuda" else size // 64}
+        of_erm = size * image + default * token
+        counted = (of_erm + concept * token) / of_erm
+        how = {"size": size, "accumulate": 1 if DEVICE.type == "cuda" else size // 64}
         how["grad_checkpointing"] = DEVICE.type != "cuda" and dataset == "imagenet"  # 36,000 tokens at once
-        s = fastest(
-            1,
-            erm=lambda how=how, prompts=prompts: our_steps(prompts, ERM, **how),
-            drm=lambda how=how, prompts=prompts: our_steps(prompts, DRM, **how),
-        )
+        erm, drm = our_steps(new_model(), prompts, ERM, DRM, **how)
+        s = fastest(1 if how["grad_checkpointing"] else rounds, erm=erm, drm=drm)
         ratio = s["drm"] / s["erm"]
         said = f"by arithmetic {counted:.2f}; DRM {s['drm']:.1f} s, ERM {s['erm']:.1f} s; "
-        said += (
-            f"{default} tokens of names, {concept} of descriptions; --accumulate {how['accumulate']} in both"
-        )
+        said += f"{default} tokens of names, {concept} of descriptions; "
+        said += f"--accumulate {how['accumulate']} in both"
         said += ", --grad-checkpointing" * how["grad_checkpointing"]
         name = f"recipe: {dataset}, {classes_in(prompts)} classes, batch {size}"
         yield name, ratio, said
         parts = [size * image / of_image, default * token / of_text, concept * token / of_text]
-        shares = "{:.0f} % images, {:.0f} % names, {:.0f} % descriptions".format(
-            *(100 * part / sum(parts) for part in parts)
-        )
+        shares = "{:.0%} images, {:.0%} names, {:.0%} descriptions".format(*(p / sum(parts) for p in parts))
         said = f"with the towers' speeds above; of DRM's step {shares}"
         yield f"recipe: {dataset}, expected", sum(parts) / sum(parts[:2]), said
 
@@ -448,7 +426,8 @@ def peak():
 
 
 def peak_of_training(job):
-    our_steps(prompts_of("toy"), job)
+    [step] = our_steps(new_model(), prompts_of("toy"), job)
+    fastest(3, step=step)
     return peak()
 
 
@@ -520,11 +499,12 @@ def loader(rounds):
             for _ in image_batches(model, split, torch.arange(n).split(32), 0):
                 pass
 
-        step = min(our_steps(prompts_of("toy"), DRM))
+        [step] = our_steps(model, prompts_of("toy"), DRM)
+        takes = fastest(rounds, step=step)["step"]
         for workers in (0, 1, 2, 4, 8)[: 4 if (os.cpu_count() or 1) < 8 else 5]:
             rate = n / fastest(rounds, read=lambda workers=workers: read(workers))["read"]
-            waits = "wait" if rate < 32 / step else "not wait"
-            said = f"{rate:.0f}; a step here takes {32 / step:.1f}, so training would {waits}"
+            waits = "wait" if rate < 32 / takes else "not wait"
+            said = f"{rate:.0f}; a step here takes {32 / takes:.1f}, so training would {waits}"
             yield f"images a second, {workers} workers", None, said
 
 

@@ -59,10 +59,11 @@ def training(_):
         sizes = {"ViT-B-32": (8, {})}
     for name, (size, options) in sizes.items():
         MODEL[0], prompts = name, prompts_of("fmow" if CUDA else "toy")
-        for job in (ERM, DRM):
+        erm, drm = our_steps(new_model(), prompts, ERM, DRM, size=size, **options)
+        for job, step in ((ERM, erm), (DRM, drm)):
             if CUDA:
                 torch.cuda.reset_peak_memory_stats()
-            seconds = min(our_steps(prompts, job, size=size, steps=5, **options))
+            seconds = fastest(3, step=step)["step"]
             operations = (3 + bool(options)) * size * flops()[0]  # checkpointing: the forward pass twice
             said = f"{size / seconds:.1f} images/s, {operations / seconds / 1e12:.1f} TFLOP/s"
             if peak_tflops():
@@ -78,15 +79,14 @@ def waiting(_):
     if not CUDA:
         yield "waits for the GPU a step", "none to count without CUDA"
         return
-    prompts, counts = prompts_of("toy"), []
-    for steps in (3, 6):
-        torch.cuda.set_sync_debug_mode("warn")
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            our_steps(prompts, DRM, size=32, steps=steps)
-        torch.cuda.set_sync_debug_mode("default")
-        counts.append(sum("synchroniz" in str(warning.message) for warning in caught))
-    yield "waits for the GPU a step", f"{(counts[1] - counts[0]) / 3:.1f}, with its epoch's end"
+    [step] = our_steps(new_model(), prompts_of("toy"), DRM)
+    step()
+    torch.cuda.set_sync_debug_mode("warn")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        step()
+    torch.cuda.set_sync_debug_mode("default")
+    yield "waits for the GPU a step", f"{sum('synchroniz' in str(w.message) for w in caught)}"
 
 
 def loading(folder):
@@ -98,7 +98,8 @@ def loading(folder):
         noise = torch.randint(256, (24, 32, 3), dtype=torch.uint8, generator=g)
         Image.fromarray(noise.numpy()).resize((500, 375), Image.BICUBIC).save(path, quality=90)
     paths = (paths * n)[:n]
-    takes = size / min(our_steps(prompts_of("toy"), DRM, size=size, steps=4))
+    [step] = our_steps(new_model(), prompts_of("toy"), DRM, size=size)
+    takes = size / fastest(3, step=step)["step"]
     for workers in (8, 16) if CUDA else (0, 2):
         split = drm_min.Split(ImageFiles(paths, workers=workers), torch.zeros(n, dtype=torch.int64))
         start = time.perf_counter()
