@@ -89,13 +89,12 @@ def encode_text(model, tokens):
     mask = getattr(tower, "attn_mask", None)
     if pool != "argmax" or mask is None or getattr(tower, "cls_emb", None) is not None:
         return model.encode_text(tokens, normalize=True)
-    # The end token has the largest id. On the CPU: a GPU then waits once, not for each part.
-    lengths = (tokens.argmax(1) + 1).cpu()
-    parts = max(1, min(8, len(tokens) // 32))
-    order = lengths.argsort() if parts > 1 else torch.arange(len(tokens))
+    lengths = tokens.argmax(1) + 1  # the end token has the largest id
+    parts = max(1, min(4, len(tokens) // 64))  # more would have less padding, and keep a GPU waiting
+    order = lengths.argsort() if parts > 1 else torch.arange(len(tokens), device=tokens.device)
+    longest = [int(some.max()) for some in lengths[order].cpu().chunk(parts)]  # a GPU waits here, once
     features = []
-    for part in order.chunk(parts):
-        n = int(lengths[part].max())
+    for part, n in zip(order.chunk(parts), longest):
         position, part_mask = tower.positional_embedding[:n], mask[:n, :n]
         short = {prefix + "positional_embedding": position, prefix + "attn_mask": part_mask}
         out = functional_call(model, short, (), {"text": tokens[part, :n]})

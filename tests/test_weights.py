@@ -354,7 +354,7 @@ def random_clip(custom_text=False, pool="argmax", **text):
 
 
 PROMPTS = ["a cat", "a photo of a very long word salad that goes on and on", "x"]
-MANY = [f"{i} " * (1 + 7 * i % 30) for i in range(97)]  # lengths all mixed up: read in parts of like length
+MANY = [f"{i} " * (1 + 7 * i % 30) for i in range(200)]  # lengths all mixed up: read in parts of like length
 
 
 @pytest.mark.parametrize("prompts", [PROMPTS, MANY], ids=["few", "many"])
