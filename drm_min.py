@@ -92,8 +92,8 @@ def image_features(model, images):
     """Images (B, 3, H, W), uint8 or already prepared as float -> unit embeddings (B, D)."""
     if images.dtype == torch.uint8:
         cfg = open_clip.get_model_preprocess_cfg(model)
-        mean = torch.tensor(cfg["mean"], device=images.device)[:, None, None]
-        std = torch.tensor(cfg["std"], device=images.device)[:, None, None]
+        channels = torch.tensor([cfg["mean"], cfg["std"]]).to(images.device, non_blocking=True)  # (2, 3)
+        mean, std = channels[:, :, None, None]
         images = (images.float() / 255 - mean) / std
     return model.encode_image(images, normalize=True)
 
@@ -203,6 +203,9 @@ def batch_gradients(model, images, labels, batch, prompts, targets_of, job, half
     risk, classes, rows = F.cross_entropy, None, labels  # all C compete; rows: each image's of the heads
     if job.loss != "ce":  # the classes of the batch (K,) compete, in heads of their own
         risk, (classes, rows) = contrastive_loss, labels.unique(return_inverse=True)
+    targets = [None] * config.accumulate
+    if "concept" in job.heads:  # (B, C), or (B, K), which the loss normalises; in parts, see below
+        targets = targets_of(batch)[:, slice(None) if classes is None else classes].chunk(config.accumulate)
     with half.autocast:  # only the towers run in half precision
         built = {name: build_head(model, getattr(prompts, name), classes) for name in job.heads}  # (K, D)
     # --accumulate: the batch goes through the image tower in parts. (The options refuse it with a contrastive
@@ -213,17 +216,14 @@ def batch_gradients(model, images, labels, batch, prompts, targets_of, job, half
     if job.loss == "flyp-released":  # a row an image: even images of one class are each other's negatives
         default_head, rows = default_head[rows], torch.arange(len(labels), device=labels.device)
     total = torch.zeros(3, device=labels.device)
-    parts = (of_all.chunk(config.accumulate) for of_all in (images, rows, batch))
-    for some, own_rows, numbers in zip(*parts):
+    parts = (of_all.chunk(config.accumulate) for of_all in (images, rows))
+    for some, own_rows, p_c in zip(*parts, targets):
         some = some.to(labels.device, non_blocking=True)
         with half.autocast:
             features = image_features(model, some).float()  # (B, D)
-        p_c = targets_of(numbers) if concept_head is not None else None  # (B, C)
-        if p_c is not None and classes is not None:
-            p_c = p_c[:, classes]  # (B, K), normalised in the loss
         scale = logit_scale(model)
         losses = dual_loss(features, default_head, concept_head, scale, own_rows, p_c, job.lam, risk)
-        losses = torch.stack(losses) * (len(numbers) / len(labels))
+        losses = torch.stack(losses) * (len(some) / len(labels))
         half.scaler.scale(losses[0]).backward()
         total += losses.detach()
     for name, head in built.items():  # all of the text tower's gradient

@@ -162,7 +162,7 @@ class Checkpoints:
         model.load_state_dict(load_file(folder / "open_clip_model.safetensors", device=device))
         if self.finished:
             return
-        progress = torch.load(folder / "progress.pt", map_location=device, weights_only=True)
+        progress = torch.load(folder / "progress.pt", map_location="cpu", weights_only=True)
         optimizer.load_state_dict(optimizer.state_dict() | {"state": progress["optimizer"]})
         scaler.load_state_dict(progress["scaler"])
         if best := progress["best"]:
@@ -245,7 +245,7 @@ class Checkpoints:
 
     def offer_best(self, model, score, epoch):
         if not self.best or score > self.best["score"]:
-            state = {k: v.cpu().clone() for k, v in model.state_dict().items()}
+            state = {k: v.to("cpu", copy=True) for k, v in model.state_dict().items()}
             self.best = {"score": score, "epoch": epoch, "state": state}
         if self.name:
             best = f"best so far: epoch {self.best['epoch']}"

@@ -275,12 +275,12 @@ def image_batches(model, split, batches, seed=None, first=0, bad=None):
 
 
 def worker_count(images, n):
-    """The processes that read n images: as many as there are cores, 8 at most, unless the reader said."""
+    """The processes that read n images: as many as there are cores, 16 at most, unless the reader said."""
     workers = getattr(images, "workers", None)
     if workers is not None:
         return workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(8, cores) if n >= 500 else 0  # a few are read before a process has started
+    return min(16, cores) if n >= 500 else 0  # a few are read before a process has started
 
 
 def ignore_signals(worker):

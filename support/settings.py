@@ -26,7 +26,7 @@ class Config:
     dataset: str = option("toy", "the data", choices=tuple(RECIPES), group="data")
     data_root: str = option(None, "folder of the data set as published (csv: the file)")
     skip_bad_images: bool = option(False, "leave out, and count, training images that cannot be read")
-    workers: int = option(None, "processes that read images; if left out, the cores, 8 at most", 0, 1024)
+    workers: int = option(None, "processes that read images; if left out, the cores, 16 at most", 0, 1024)
     method: tuple[str, ...] = option(None, WHAT_THEY_ARE, choices=METHODS, group="method")
     lam: float = option(1.0, "lambda, the weight of (3) in drm and dual", 0, 1e6)
     sweep: tuple[float, ...] = option((), "further lambdas for drm: the trade-off curve", 0, 1e6)

@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.func import functional_call
 
-from support.errors import BadInput, find, first_of, log, read_json
+from support.errors import BadInput, find, first_of, log, out_of_memory, read_json
 
 # Weights in other clothes: what betrays them in the name of a file or tensor -> whose, and what to do
 OTHER_FORMATS = {
@@ -36,8 +36,11 @@ def pick_device(name):
     if name != "auto" and name not in there and not (name == "cuda" and torch.cuda.is_available()):
         raise BadInput(f"--device {name}: not on this machine; allowed: auto, {', '.join(there)}")
     if torch.cuda.is_available():
-        torch.set_float32_matmul_precision("high")  # TF32 where autocast is off: evaluation
-    return torch.device(there[0] if name == "auto" else name)
+        torch.set_float32_matmul_precision("high")  # TF32 where autocast is off: evaluation, and fp32
+    device = torch.device(there[0] if name == "auto" else name)
+    if device.index is not None:  # else the thread that pins memory would open another GPU
+        torch.cuda.set_device(device)
+    return device
 
 
 def pick_precision(name, device):
@@ -121,6 +124,8 @@ def load_clip(model, pretrained=None, device="cpu"):
         what = f"a package that is not installed ({e}); pip install transformers"
         raise BadInput(f"--model {model}: its tokenizer or text tower needs {what}") from None
     except Exception as e:  # damaged weights, another shape, no network: many kinds are raised
+        if out_of_memory(e):
+            raise
         file = f"--pretrained {pretrained}, " if state else ""
         allowed = f"{looks}; allowed: a state dict with open_clip's names and shapes" if state else ""
         raise BadInput(f"{file}--model {model}: open_clip cannot load it: {in_short(e)}{allowed}") from None

@@ -34,6 +34,14 @@ from support.weights import load_clip
 
 def pytest_addoption(parser):
     parser.addoption("--all", action="store_true", help="also the slow tests, as CI does")
+    parser.addoption("--device", default="cpu", help="where tests that run whole jobs train")
+
+
+DEVICE = ["cpu"]
+
+
+def pytest_configure(config):
+    DEVICE[0] = config.getoption("--device")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -113,7 +121,7 @@ def short(tmp_path_factory):
 
     def run(*options):
         out = tmp_path_factory.mktemp("short")
-        own = ["--epochs", "1", "--batch-size", "500", "--device", "cpu", "--out", str(out)]
+        own = ["--epochs", "1", "--batch-size", "500", "--device", DEVICE[0], "--out", str(out)]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(drm_min, "load_data", lambda config, seed: quarter(seed))
             assert drm_min.main([*own, *options]) == 0
@@ -211,7 +219,8 @@ def world(tmp_path_factory):
 def options(out, world, shape="vit", **more):
     """A run on the `folder` data set of small pictures and a small random model."""
     own = dict(dataset="folder", data_root=str(world / "data"), descriptions=str(world / "looks.json"))
-    own |= dict(device="cpu", workers=0, model=f"local-dir:{world / shape}", template=("a drawing of a {}.",))
+    own |= dict(device=DEVICE[0], workers=0, model=f"local-dir:{world / shape}")
+    own |= dict(template=("a drawing of a {}.",))
     own |= dict(method="drm", epochs=2, batch_size=6, lr=1e-3, warmup=0, select="last", save_every=0)
     return own | dict(out=str(out)) | more
 
@@ -231,7 +240,7 @@ def argv(*args, **more):
 
 def evaluation(world, folder, **more):
     where = dict(data_root=str(world / "data"), model=f"local-dir:{folder}")
-    return drm_min.Config(dataset="folder", device="cpu", workers=0, eval_only=True, **where | more)
+    return drm_min.Config(dataset="folder", device=DEVICE[0], workers=0, eval_only=True, **where | more)
 
 
 def weights(folder):

@@ -297,9 +297,9 @@ def test_large_photos_were_decoded_whole(model, tmp_path):
 
 
 def test_a_few_images_started_processes_and_many_start_them_where_none_are_asked_for(monkeypatch):
-    monkeypatch.setattr(room.os, "sched_getaffinity", lambda _: range(16), raising=False)
+    monkeypatch.setattr(room.os, "sched_getaffinity", lambda _: range(24), raising=False)
     counts = [room.worker_count(ImageFiles([], workers=w), n) for w, n in ((None, 499), (None, 500), (3, 2))]
-    assert counts == [0, 8, 3]
+    assert counts == [0, 16, 3]
 
 
 def test_where_processes_are_spawned_each_pass_started_them_anew(model, tmp_path, monkeypatch):
