@@ -33,9 +33,11 @@ with_a_full_device = pytest.mark.skipif(not os.path.exists("/dev/full"), reason=
 # ----------------------------------------------------------------------------------- kills and signals
 
 WRITER = """
-import os, pathlib, random, sys, time, torch
+import os, pathlib, random, sys, threading, time, torch
 import drm_min
-from support.checkpoints import COLUMNS, Checkpoints
+from support.checkpoints import COLUMNS, Checkpoints, tqdm
+
+tqdm.set_lock(threading.RLock())  # its own is shared with forked children, and one that is killed may hold it
 
 class Model(torch.nn.Module):
     def __init__(self):
@@ -115,7 +117,7 @@ def test_the_newest_complete_checkpoint_loads_after_each_of_fifty_kills_amid_wri
     """
     env = os.environ | dict(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
     command = [sys.executable, "-c", WRITER, tmp_path / "c"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     n, amid = map(int, done.stdout.split())
     assert n >= 50 and amid >= 10, "kills hit the writing itself"
