@@ -84,7 +84,7 @@ def label_targets(softmax, labels, n_classes):
     softmax: numbers of images (B,) -> what the zero-shot concept head says, (B, C); labels (N,). Within
     each class the probability of the label is brought to 0..1 between its 2nd and 98th percentile.
     """
-    recognised = torch.empty(len(labels), device=labels.device)  # (N,); small pieces would scatter in memory
+    recognised = softmax(torch.arange(1)).new_empty(len(labels))  # (N,); small pieces would scatter in memory
     for part in torch.arange(len(labels)).split(8192):
         recognised[part] = softmax(part).gather(1, labels[part, None])[:, 0]
     trust = torch.ones_like(recognised)  # stays 1 in a class whose images are all recognised alike

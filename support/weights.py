@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.func import functional_call
 
-from support.errors import BadInput, find, first_of, log, out_of_memory, read_json
+from support.errors import BadInput, find, first_of, log, read_json
 
 # Weights in other clothes: what betrays them in the name of a file or tensor -> whose, and what to do
 OTHER_FORMATS = {
@@ -124,8 +124,6 @@ def load_clip(model, pretrained=None, device="cpu"):
         what = f"a package that is not installed ({e}); pip install transformers"
         raise BadInput(f"--model {model}: its tokenizer or text tower needs {what}") from None
     except Exception as e:  # damaged weights, another shape, no network: many kinds are raised
-        if out_of_memory(e):
-            raise
         file = f"--pretrained {pretrained}, " if state else ""
         allowed = f"{looks}; allowed: a state dict with open_clip's names and shapes" if state else ""
         raise BadInput(f"{file}--model {model}: open_clip cannot load it: {in_short(e)}{allowed}") from None
